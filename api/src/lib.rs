@@ -1,0 +1,20 @@
+//! What can be declared to Gantry: the kinds, their defaults, validation, patches and schemas.
+//!
+//! This crate is pure. It does no I/O, starts no task and reads no clock, so that the server, the
+//! command line, the agent and the tests all mean the same thing by the same object.
+//!
+//! * [`kinds`]: one file per kind of ours.
+//! * [`registry`]: the one list of kinds; discovery, OpenAPI, tables and the command line come from it.
+//! * [`meta`]: object metadata, keys and conditions.
+//! * [`quantity`]: Kubernetes resource quantities.
+
+pub mod effects;
+pub mod kinds;
+pub mod meta;
+pub mod quantity;
+pub mod registry;
+pub mod validate;
+
+pub use k8s_openapi;
+pub use kinds::{container::Container, image::Image, network::Network, volume::Volume};
+pub use meta::{Condition, Kind, ObjectKey, ObjectMeta};
