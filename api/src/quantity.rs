@@ -120,7 +120,17 @@ mod tests {
 
     #[test]
     fn parses_what_kubernetes_parses() {
-        for (text, milli) in [("1", 1000), ("500m", 500), ("1.5", 1500), ("0.1", 100), ("1Ki", 1_024_000), ("1e3", 1_000_000), ("1n", 1), (".5", 500), ("-1", -1000)] {
+        for (text, milli) in [
+            ("1", 1000),
+            ("500m", 500),
+            ("1.5", 1500),
+            ("0.1", 100),
+            ("1Ki", 1_024_000),
+            ("1e3", 1_000_000),
+            ("1n", 1),
+            (".5", 500),
+            ("-1", -1000),
+        ] {
             assert_eq!(Quantity::from(text).to_milli(), Some(milli), "{text}");
         }
         assert_eq!(Quantity::from("256Mi").to_value(), Some(268_435_456));

@@ -102,7 +102,10 @@ pub fn find_kind(api_version: &str, kind: &str) -> Option<&'static KindInfo> {
 pub fn find_word(word: &str) -> Option<&'static KindInfo> {
     let word = word.to_ascii_lowercase();
     kinds().iter().find(|k| {
-        k.plural == word || k.singular == word || k.short_names.contains(&word.as_str()) || k.qualified() == word
+        k.plural == word
+            || k.singular == word
+            || k.short_names.contains(&word.as_str())
+            || k.qualified() == word
             || format!("{}.{}.{}", k.plural, k.version, k.group) == word
     })
 }

@@ -246,7 +246,6 @@ pub struct ExecHandle {
     pub pidfd: OwnedFd,
 }
 
-
 /// What a caller can do differently.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
