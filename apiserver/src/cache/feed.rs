@@ -1,0 +1,122 @@
+//! Loads the cache from the store and follows the log.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::CacheConfig;
+use super::state::State;
+use crate::store::{Event, ReadError, Revision, Store};
+
+const PAGE: usize = 1_000;
+/// Events applied under one lock: readers wait no longer than this takes.
+const BATCH: usize = 512;
+const RETRY: Duration = Duration::from_millis(500);
+
+/// All objects and the kept log.
+pub(super) async fn load(store: &dyn Store, config: CacheConfig) -> Result<State, ReadError> {
+    let snapshot = store.snapshot().await?;
+    let mut objects = Vec::new();
+    let mut after = None;
+    loop {
+        let page = snapshot.page(None, after.as_ref(), PAGE).await?;
+        after = page.records.last().map(|r| r.key.clone()).or(after);
+        objects.extend(page.records);
+        if !page.more {
+            break;
+        }
+    }
+    let revision = snapshot.revision();
+    drop(snapshot);
+    let newest_kept = Revision(revision.0.saturating_sub(config.history_events as u64));
+    let oldest = store.oldest().max(newest_kept).min(revision);
+    let mut state = State::new(config, objects, revision, oldest);
+    remember(store, &mut state, oldest, revision).await?;
+    Ok(state)
+}
+
+/// Fills the history with the log between two revisions, so that watches can resume over a restart of the server.
+async fn remember(store: &dyn Store, state: &mut State, from: Revision, to: Revision) -> Result<(), ReadError> {
+    let mut after = from;
+    while after < to {
+        let events = store.events(after, PAGE).await?;
+        let Some(last) = events.last() else { break };
+        after = last.record.revision;
+        for event in events.iter().filter(|e| e.record.revision <= to) {
+            state.remember(event);
+        }
+    }
+    Ok(())
+}
+
+/// The task that keeps the cache current.
+pub(super) struct Feeder {
+    pub(super) store: Arc<dyn Store>,
+    pub(super) state: Arc<RwLock<State>>,
+    pub(super) applied: watch::Sender<Revision>,
+    pub(super) stop: CancellationToken,
+    pub(super) config: CacheConfig,
+}
+
+impl Feeder {
+    /// Follows until told to stop, or the store is closed; then ends all watches.
+    pub(super) async fn run(self) {
+        let stop = self.stop.clone();
+        stop.run_until_cancelled(self.follow()).await;
+        self.write(|state| state.end_watches(false));
+    }
+
+    async fn follow(&self) {
+        let mut newest = self.store.revision();
+        loop {
+            let at = *self.applied.borrow();
+            match self.store.events(at, BATCH).await {
+                Ok(events) if events.is_empty() => {
+                    if newest.wait_for(|revision| *revision > at).await.is_err() {
+                        return;
+                    }
+                }
+                Ok(events) => self.apply(&events),
+                Err(ReadError::Closed) => return,
+                Err(ReadError::Compacted { .. } | ReadError::Future { .. }) => self.reload().await,
+                Err(error) => {
+                    tracing::error!(%error, "watch cache cannot read the store's log");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        }
+    }
+
+    fn apply(&self, events: &[Arc<Event>]) {
+        self.write(|state| events.iter().for_each(|event| state.apply(event)));
+        if let Some(last) = events.last() {
+            // Only now: whoever sees this revision finds the events handed out.
+            self.applied.send_replace(last.record.revision);
+        }
+    }
+
+    /// The place in the log is lost. Nobody may go on as if nothing had happened: all watches end as expired.
+    async fn reload(&self) {
+        match load(&*self.store, self.config).await {
+            Ok(loaded) => {
+                tracing::warn!(rv = loaded.revision().0, "watch cache was loaded anew");
+                let revision = loaded.revision();
+                self.write(|state| {
+                    state.end_watches(true);
+                    *state = loaded;
+                });
+                self.applied.send_replace(revision);
+            }
+            Err(error) => {
+                tracing::error!(%error, "watch cache cannot be loaded");
+                tokio::time::sleep(RETRY).await;
+            }
+        }
+    }
+
+    fn write(&self, change: impl FnOnce(&mut State)) {
+        change(&mut self.state.write().unwrap_or_else(PoisonError::into_inner));
+    }
+}
