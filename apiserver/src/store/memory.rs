@@ -166,3 +166,26 @@ impl Snapshot for MemorySnapshot {
         ready(Ok(page)).boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::conformance::{Made, conformance, create};
+
+    async fn make() -> Made {
+        (Arc::new(MemoryStore::new()), Box::new(()))
+    }
+
+    conformance!(make);
+
+    #[tokio::test]
+    async fn the_log_is_bounded() {
+        let store = MemoryStore::new();
+        for n in 0..3 {
+            let ops = (0..5_000).map(|m| create(&format!("{n}-{m}"))).collect();
+            store.commit(ops).await.unwrap();
+        }
+        assert_eq!(store.oldest(), Revision(5_000));
+        assert_eq!(store.events(Revision(5_000), 20_000).await.unwrap().len(), LOG_EVENTS);
+    }
+}
