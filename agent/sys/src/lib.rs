@@ -1,1 +1,13 @@
-//! x
+//! Safe wrappers over what Linux offers and `nix` does not: the only crate with unsafe code.
+//!
+//! Every public function is safe for every input; what the kernel refuses comes back as an error. Each unsafe block is one operation
+//! with the reason why it is sound.
+
+pub mod cgroup;
+pub mod fd;
+pub mod mount;
+pub mod process;
+pub mod seccomp;
+pub mod syscalls;
+pub mod netlink;
+pub mod nft;
