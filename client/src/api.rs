@@ -7,7 +7,9 @@ use gantry_api::Kind;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::endpoint::Endpoint;
 use crate::error::ClientError;
+use crate::request::JSON;
 use crate::transport::Client;
 
 /// Access to the objects of kind `K`, in one namespace or in all. Cheap to clone.
@@ -80,9 +82,10 @@ pub struct DeleteParams {
 }
 
 /// What becomes of dependents.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Propagation {
     /// They are deleted afterwards.
+    #[default]
     Background,
     /// They are deleted first.
     Foreground,
@@ -137,48 +140,57 @@ impl<K: Kind> Api<K> {
         Self { client: client.clone(), namespace: Some(namespace.to_owned()), kind: PhantomData }
     }
     /// The object; 404 when absent.
-    pub async fn get(&self, _name: &str) -> Result<K, ClientError> {
-        unimplemented!()
+    pub async fn get(&self, name: &str) -> Result<K, ClientError> {
+        self.endpoint().get(&self.client, name, JSON).await
     }
     /// The object, `None` when absent.
-    pub async fn find(&self, _name: &str) -> Result<Option<K>, ClientError> {
-        unimplemented!()
+    pub async fn find(&self, name: &str) -> Result<Option<K>, ClientError> {
+        match self.get(name).await {
+            Err(error) if error.is_not_found() => Ok(None),
+            other => other.map(Some),
+        }
     }
     /// The objects, at one revision.
-    pub async fn list(&self, _params: &ListParams) -> Result<List<K>, ClientError> {
-        unimplemented!()
+    pub async fn list(&self, params: &ListParams) -> Result<List<K>, ClientError> {
+        self.endpoint().list(&self.client, params).await
     }
     /// The changes. The stream ends when the server ends it; a 410 comes as an error.
-    pub async fn watch(&self, _params: &WatchParams) -> Result<BoxStream<'static, Result<WatchEvent<K>, ClientError>>, ClientError> {
-        unimplemented!()
+    pub async fn watch(&self, params: &WatchParams) -> Result<BoxStream<'static, Result<WatchEvent<K>, ClientError>>, ClientError> {
+        self.endpoint().watch(&self.client, params, JSON).await
     }
     /// Creates; the namespace of the `Api` is filled in.
-    pub async fn create(&self, _object: &K, _params: &WriteParams) -> Result<K, ClientError> {
-        unimplemented!()
+    pub async fn create(&self, object: &K, params: &WriteParams) -> Result<K, ClientError> {
+        let mut object = object.clone();
+        if object.meta().namespace.is_none() {
+            object.meta_mut().namespace = self.namespace.clone();
+        }
+        self.endpoint_of(&object).create(&self.client, &object, params).await
     }
     /// Replaces, by `metadata.resourceVersion`.
-    pub async fn update(&self, _object: &K, _params: &WriteParams) -> Result<K, ClientError> {
-        unimplemented!()
+    pub async fn update(&self, object: &K, params: &WriteParams) -> Result<K, ClientError> {
+        self.endpoint_of(object).update(&self.client, (object.name(), None), object, params).await
     }
     /// Replaces the status, by `metadata.resourceVersion`.
-    pub async fn update_status(&self, _object: &K) -> Result<K, ClientError> {
-        unimplemented!()
+    pub async fn update_status(&self, object: &K) -> Result<K, ClientError> {
+        self.endpoint_of(object).update(&self.client, (object.name(), Some("status")), object, &WriteParams::default()).await
     }
     /// Changes parts.
-    pub async fn patch(&self, _name: &str, _patch: &Patch, _params: &WriteParams) -> Result<K, ClientError> {
-        unimplemented!()
+    pub async fn patch(&self, name: &str, patch: &Patch, params: &WriteParams) -> Result<K, ClientError> {
+        self.endpoint().patch(&self.client, (name, None), patch, params).await
     }
     /// Changes parts of the status.
-    pub async fn patch_status(&self, _name: &str, _patch: &Patch) -> Result<K, ClientError> {
-        unimplemented!()
+    pub async fn patch_status(&self, name: &str, patch: &Patch) -> Result<K, ClientError> {
+        // The parts of the engine own their status fields; nobody else's claim may stop them.
+        let params = WriteParams { force: true, ..WriteParams::default() };
+        self.endpoint().patch(&self.client, (name, Some("status")), patch, &params).await
     }
     /// Posts to a subresource such as `binding`.
-    pub async fn post_subresource(&self, _name: &str, _subresource: &str, _body: &Value) -> Result<Value, ClientError> {
-        unimplemented!()
+    pub async fn post_subresource(&self, name: &str, subresource: &str, body: &Value) -> Result<Value, ClientError> {
+        self.endpoint().post_subresource(&self.client, (name, subresource), body).await
     }
     /// Deletes, or asks for deletion when finalizers are there.
-    pub async fn delete(&self, _name: &str, _params: &DeleteParams) -> Result<(), ClientError> {
-        unimplemented!()
+    pub async fn delete(&self, name: &str, params: &DeleteParams) -> Result<(), ClientError> {
+        self.endpoint().delete(&self.client, name, params).await.map(drop)
     }
     /// The client.
     pub fn client(&self) -> &Client {
@@ -187,5 +199,14 @@ impl<K: Kind> Api<K> {
     /// The namespace, `None` for all.
     pub fn namespace(&self) -> Option<&str> {
         self.namespace.as_deref()
+    }
+    /// The address of the collection in this `Api`'s namespace.
+    pub(crate) fn endpoint(&self) -> Endpoint<'_> {
+        Endpoint { group: K::GROUP, version: K::VERSION, plural: K::PLURAL, namespace: self.namespace.as_deref().filter(|_| K::NAMESPACED) }
+    }
+    /// The address of the collection that `object` belongs to: its own namespace, when this `Api` has none.
+    fn endpoint_of<'a>(&'a self, object: &'a K) -> Endpoint<'a> {
+        let namespace = self.namespace.as_deref().or(object.meta().namespace.as_deref());
+        Endpoint { namespace: namespace.filter(|_| K::NAMESPACED), ..self.endpoint() }
     }
 }

@@ -73,6 +73,30 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// A failure to reach the server or of the connection, while doing `message`.
+    pub fn transport(message: impl Into<String>, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        Self::Transport { message: message.into(), source: Some(source.into()) }
+    }
+    /// The server refused; its body is a Status, or any text when something else than the server answered.
+    pub(crate) fn refused(code: u16, body: &[u8]) -> Self {
+        let mut status = serde_json::from_slice::<Status>(body).unwrap_or_default();
+        if status.message.is_empty() {
+            let text = String::from_utf8_lossy(&body[..body.len().min(1024)]);
+            status.message = match text.trim() {
+                "" => format!("the server answered with status {code}"),
+                text => text.to_owned(),
+            };
+        }
+        // The two agree in every answer of ours; a proxy's page may hold anything.
+        if status.code == 0 {
+            status.code = code;
+        }
+        Self::Api(Box::new(status))
+    }
+    /// Whether no connection could be made or it broke.
+    pub fn is_unreachable(&self) -> bool {
+        matches!(self, Self::Transport { .. })
+    }
     /// HTTP status code, when the server answered.
     pub fn code(&self) -> Option<u16> {
         if let Self::Api(status) = self { Some(status.code) } else { None }
@@ -92,5 +116,19 @@ impl ClientError {
     /// 410: list again.
     pub fn is_expired(&self) -> bool {
         self.code() == Some(410)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_status_is_understood_and_other_bodies_are_quoted() {
+        let body = br#"{"kind":"Status","apiVersion":"v1","metadata":{},"status":"Failure","message":"m","reason":"Conflict","code":409}"#;
+        assert!(ClientError::refused(409, body).is_conflict());
+        let page = ClientError::refused(502, b"<h1>Bad Gateway</h1>\n");
+        assert_eq!((page.code(), page.to_string().as_str()), (Some(502), "<h1>Bad Gateway</h1>"));
+        assert_eq!(ClientError::refused(503, b"").to_string(), "the server answered with status 503");
     }
 }
