@@ -12,6 +12,8 @@ mod feed;
 mod page;
 pub mod selector;
 mod state;
+#[cfg(test)]
+mod tests;
 mod watcher;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
@@ -134,6 +136,26 @@ impl Cache {
     /// The revision of what is read here now.
     pub fn revision(&self) -> Revision {
         self.read().revision()
+    }
+
+    /// Gives up the changes up to and including `through`, here and in the store.
+    ///
+    /// # Errors
+    /// Those of the store.
+    pub async fn compact(&self, through: Revision) -> Result<(), CommitError> {
+        self.store.compact(through).await?;
+        self.state.write().unwrap_or_else(PoisonError::into_inner).forget(through);
+        Ok(())
+    }
+
+    /// Watches that go on now.
+    pub fn watchers(&self) -> usize {
+        self.read().watchers()
+    }
+
+    /// The lowest revision after which a watch can begin.
+    pub fn oldest(&self) -> Revision {
+        self.read().oldest()
     }
 
     /// The store behind.

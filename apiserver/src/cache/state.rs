@@ -183,11 +183,35 @@ impl State {
         self.history_bytes += happened.size_bytes();
         self.history.push_back(happened);
         while self.history.len() > self.config.history_events || self.history_bytes > self.config.history_bytes {
-            let Some(dropped) = self.history.pop_front() else { break };
-            self.history_bytes -= dropped.size_bytes();
-            self.oldest = self.oldest.max(dropped.entry.revision);
-            self.oldest_list = self.oldest_list.max(self.oldest);
+            self.forget_one();
         }
+    }
+
+    fn forget_one(&mut self) {
+        if let Some(dropped) = self.history.pop_front() {
+            self.history_bytes -= dropped.size_bytes();
+            self.forgotten(dropped.entry.revision);
+        }
+    }
+
+    fn forgotten(&mut self, through: Revision) {
+        self.oldest = self.oldest.max(through);
+        self.oldest_list = self.oldest_list.max(self.oldest);
+    }
+
+    /// Gives up the changes up to `through`.
+    pub(super) fn forget(&mut self, through: Revision) {
+        let through = through.min(self.revision);
+        while self.history.front().is_some_and(|h| h.entry.revision <= through) {
+            self.forget_one();
+        }
+        self.forgotten(through);
+    }
+
+    /// All resources that hold or held objects.
+    #[cfg(test)]
+    pub(super) fn resources(&self) -> BTreeSet<Arc<str>> {
+        self.objects.keys().cloned().collect()
     }
 
     /// Every watcher's own queue: a full one ends its watcher and nobody else.

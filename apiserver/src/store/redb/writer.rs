@@ -241,28 +241,26 @@ enum Failure {
     Storage(Arc<dyn std::error::Error + Send + Sync>),
 }
 
-impl Failure {
-    fn of(error: impl std::error::Error + Send + Sync + 'static) -> Self {
-        let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
-        let mut no_space = false;
-        while let Some(current) = cause {
-            let io = current.downcast_ref::<io::Error>();
-            no_space |= io.is_some_and(|io| matches!(io.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded));
-            cause = current.source();
-        }
-        if no_space { Self::NoSpace } else { Self::Storage(Arc::new(error)) }
-    }
+fn is_no_space(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
 
 impl From<LookError> for Failure {
     fn from(error: LookError) -> Self {
-        Self::of(error)
+        match &error {
+            LookError::Database(cause) if matches!(&**cause, redb::Error::Io(io) if is_no_space(io)) => Self::NoSpace,
+            _ => Self::Storage(Arc::new(error)),
+        }
     }
 }
 
 impl From<OpenError> for Failure {
     fn from(error: OpenError) -> Self {
-        Self::of(error)
+        match &error {
+            OpenError::Database { source, .. } if matches!(&**source, redb::Error::Io(io) if is_no_space(io)) => Self::NoSpace,
+            OpenError::Io { source, .. } if is_no_space(source) => Self::NoSpace,
+            _ => Self::Storage(Arc::new(error)),
+        }
     }
 }
 
