@@ -2,7 +2,9 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// The uid of a Container object. Every kernel object that the engine makes for the container carries it.
@@ -41,4 +43,19 @@ pub struct Instance {
     pub run_dir: PathBuf,
     /// Name of this node.
     pub node_name: String,
+}
+
+/// The wall clock, injected so that simulations own it.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
+
+/// An error and all its causes in one line: `what: why: why`.
+pub fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
 }

@@ -5,6 +5,12 @@ use std::path::PathBuf;
 
 use futures_util::future::BoxFuture;
 
+pub mod controller;
+pub mod local;
+pub mod memory;
+pub mod populate;
+pub mod project;
+
 /// Holds volumes of this node.
 pub trait VolumeDriver: Send + Sync + 'static {
     /// Ensures the volume's directory; returns it. Idempotent.
