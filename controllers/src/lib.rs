@@ -8,13 +8,19 @@
 //! * `scheduler`: binds Containers to nodes.
 //! * `image`: finds or makes the Image of each Container, names its resolver, sums up `Ready`, collects generated Images.
 //! * `network`: subnets of Networks and addresses of Containers.
+//! * `volume`: nodes, users and finalizers of Volumes.
+//! * `garbage_collector`: what goes with its owners. `namespace`: what goes with its Namespace. `node_lifecycle`: what goes with its Node.
 
 mod context;
+mod garbage_collector;
 mod image;
+mod namespace;
 mod network;
+mod node_lifecycle;
 mod runtime;
 mod scheduler;
 mod table;
+mod volume;
 
 use gantry_client::Client;
 use tokio_util::sync::CancellationToken;
@@ -43,6 +49,10 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     scheduler::start(&mut manager, &context);
     image::start(&mut manager, &context);
     network::start(&mut manager, &context);
+    volume::start(&mut manager, &context);
+    garbage_collector::start(&mut manager, &context);
+    namespace::start(&mut manager, &context);
+    node_lifecycle::start(&mut manager, &context);
     manager.run().await;
     stop.cancel();
 }

@@ -16,8 +16,6 @@ use super::sources::Sources;
 
 /// A refused write is tried once more after this time: what refused it may have been another part's passing state.
 const STALLED_DELAY: Duration = Duration::from_secs(300);
-/// A lost race is tried again after this time; the winner's change usually brings the key back sooner.
-const CONFLICT_DELAY: Duration = Duration::from_millis(10);
 
 /// Owns the tasks of all controllers.
 pub(crate) struct Manager {
@@ -42,6 +40,11 @@ impl Manager {
     /// Runs a task that ends when the stop token is cancelled.
     pub(crate) fn spawn(&mut self, task: impl Future<Output = ()> + Send + 'static) {
         self.tasks.spawn(task);
+    }
+
+    /// Cancelled when all tasks should end.
+    pub(crate) fn stop_token(&self) -> CancellationToken {
+        self.stop.clone()
     }
 
     /// Until the stop token is cancelled and all tasks have ended.
@@ -101,8 +104,9 @@ fn outcome(controller: &'static str, key: &impl std::fmt::Debug, result: Result<
         Ok(Action::Done) => Outcome::Done,
         Ok(Action::After(delay)) => Outcome::After(delay),
         Err(error @ ReconcileError::Conflict { .. }) => {
+            // The winner's change usually brings the key back before the delay is over.
             debug!(controller, ?key, %error, "lost a race");
-            Outcome::After(CONFLICT_DELAY)
+            Outcome::Failed
         }
         Err(error @ ReconcileError::WaitFor { .. }) => {
             debug!(controller, ?key, %error, "waits");

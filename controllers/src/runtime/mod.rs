@@ -26,7 +26,6 @@ mod reconcile;
 mod sources;
 pub(crate) mod status;
 
-pub(crate) use backoff::Backoff;
 pub use clock::Clock;
 pub(crate) use events::{Recorder, Severity};
 pub(crate) use informers::{Informers, Partial};

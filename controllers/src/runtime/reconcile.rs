@@ -46,7 +46,7 @@ pub(crate) enum ReconcileError {
         #[source]
         source: ClientError,
     },
-    /// A write lost a race; the winner's change is on its way. Tried again at once.
+    /// A write lost a race; the winner's change is on its way. Tried again soon.
     #[error("{doing}: changed meanwhile")]
     Conflict {
         /// What was being done.
@@ -74,7 +74,7 @@ impl ReconcileError {
     pub(crate) fn from_client(doing: impl Into<String>, source: ClientError) -> Self {
         let doing = doing.into();
         match source.code() {
-            Some(409) => Self::Conflict { doing },
+            Some(409) if source.is_conflict() => Self::Conflict { doing },
             Some(404) => Self::WaitFor { what: format!("the object to appear ({doing})") },
             Some(400 | 405 | 415 | 422) => Self::Stalled { doing, source },
             _ => Self::Retry { doing, source },

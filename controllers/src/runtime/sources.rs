@@ -66,13 +66,6 @@ impl<Key: Clone + Eq + Hash + Send + Sync + 'static> Sources<Key> {
         self
     }
 
-    /// Only waits until the first list of a kind is in: for what a reconciler reads but need not follow.
-    pub(crate) fn reads<K: Kind>(mut self, informer: &Informer<K>) -> Self {
-        let waits = informer.clone();
-        self.synced.push(Box::pin(async move { waits.synced().await }));
-        self
-    }
-
     /// Also queues these keys once, at the start.
     pub(crate) fn initially(mut self, keys: Vec<Key>) -> Self {
         self.feeds.push(Box::new(move |queue, _| {

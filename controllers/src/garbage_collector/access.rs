@@ -1,0 +1,137 @@
+//! Every kind that is watched, behind one object-safe interface.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures_util::future::BoxFuture;
+use gantry_api::kinds::core::{ConfigMap, Lease, Namespace, Node, Secret};
+use gantry_api::{Container, Image, Kind, Network, ObjectKey, ObjectMeta, Volume};
+use gantry_client::{Client, ClientError, DeleteParams, Informer, ListParams, Patch, WriteParams};
+use serde_json::Value;
+
+use super::Item;
+use super::graph::Graph;
+use crate::context::Context;
+use crate::runtime::status::api;
+use crate::runtime::{Partial, Sources};
+
+/// The objects of one kind, as far as owners are concerned.
+pub(crate) trait Access: Send + Sync + 'static {
+    /// CamelCase name.
+    fn kind(&self) -> &'static str;
+    /// `group/version`, or `version` for core.
+    fn api_version(&self) -> String;
+    /// Whether objects live in a namespace.
+    fn namespaced(&self) -> bool;
+    /// Metadata as the informer shows it.
+    fn cached(&self, key: &ObjectKey) -> Option<ObjectMeta>;
+    /// Keys of all objects as the informer shows them.
+    fn keys(&self) -> Vec<ObjectKey>;
+    /// Metadata as the server has it now.
+    fn live<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Option<ObjectMeta>, ClientError>>;
+    /// Whether the server has any object in `namespace` now.
+    fn any_live<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, Result<bool, ClientError>>;
+    /// Asks for deletion.
+    fn delete<'a>(&'a self, key: &'a ObjectKey, params: &'a DeleteParams) -> BoxFuture<'a, Result<(), ClientError>>;
+    /// Merge patch.
+    fn patch<'a>(&'a self, key: &'a ObjectKey, patch: Value) -> BoxFuture<'a, Result<(), ClientError>>;
+    /// Feeds the graph from this kind, as kind number `kind`.
+    fn watch(&self, sources: Sources<Item>, kind: usize, graph: Arc<Mutex<Graph>>) -> Sources<Item>;
+    /// Queues the key of the namespace of each changed object that `concerned` says yes to.
+    fn watch_namespaces(&self, sources: Sources<ObjectKey>, concerned: fn(&Context, &str) -> bool, context: &Context)
+    -> Sources<ObjectKey>;
+}
+
+/// All kinds that may own or be owned. Events are left out: they have no owners, and are many.
+pub(crate) fn accesses(context: &Context) -> Vec<Box<dyn Access>> {
+    let (client, informers) = (&context.client, &context.informers);
+    vec![
+        of::<Partial<ConfigMap>>(client, &informers.config_maps),
+        of::<Container>(client, &informers.containers),
+        of::<Image>(client, &informers.images),
+        of::<Partial<Lease>>(client, &informers.leases),
+        of::<Namespace>(client, &informers.namespaces),
+        of::<Network>(client, &informers.networks),
+        of::<Node>(client, &informers.nodes),
+        of::<Partial<Secret>>(client, &informers.secrets),
+        of::<Volume>(client, &informers.volumes),
+    ]
+}
+
+fn of<K: Kind>(client: &Client, informer: &Informer<K>) -> Box<dyn Access> {
+    Box::new(Typed { client: client.clone(), informer: informer.clone() })
+}
+
+/// Requests need only metadata, whatever the informer keeps.
+struct Typed<K: Kind> {
+    client: Client,
+    informer: Informer<K>,
+}
+
+/// Answers are decoded to metadata alone.
+type Bare<K> = Partial<K>;
+
+impl<K: Kind> Access for Typed<K> {
+    fn kind(&self) -> &'static str {
+        K::KIND
+    }
+    fn api_version(&self) -> String {
+        K::api_version()
+    }
+    fn namespaced(&self) -> bool {
+        K::NAMESPACED
+    }
+    fn cached(&self, key: &ObjectKey) -> Option<ObjectMeta> {
+        self.informer.get(key).map(|object| object.meta().clone())
+    }
+    fn keys(&self) -> Vec<ObjectKey> {
+        self.informer.list().iter().map(|object| object.key()).collect()
+    }
+    fn live<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Option<ObjectMeta>, ClientError>> {
+        Box::pin(async move { Ok(api::<Bare<K>>(&self.client, &key.namespace).find(&key.name).await?.map(|object| object.metadata)) })
+    }
+    fn any_live<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, Result<bool, ClientError>> {
+        let params = ListParams { limit: Some(1), ..ListParams::default() };
+        Box::pin(async move { Ok(!api::<Bare<K>>(&self.client, namespace).list(&params).await?.items.is_empty()) })
+    }
+    fn delete<'a>(&'a self, key: &'a ObjectKey, params: &'a DeleteParams) -> BoxFuture<'a, Result<(), ClientError>> {
+        Box::pin(async move { api::<Bare<K>>(&self.client, &key.namespace).delete(&key.name, params).await })
+    }
+    fn patch<'a>(&'a self, key: &'a ObjectKey, patch: Value) -> BoxFuture<'a, Result<(), ClientError>> {
+        Box::pin(async move {
+            let patch = Patch::Merge(patch);
+            api::<Bare<K>>(&self.client, &key.namespace).patch(&key.name, &patch, &WriteParams::default()).await.map(drop)
+        })
+    }
+    fn watch(&self, sources: Sources<Item>, kind: usize, graph: Arc<Mutex<Graph>>) -> Sources<Item> {
+        sources.watch(&self.informer, move |key, object| {
+            let item = Item { kind, key: key.clone() };
+            graph.lock().unwrap_or_else(PoisonError::into_inner).update(&item, object.map(|object| object.meta()))
+        })
+    }
+    fn watch_namespaces(
+        &self,
+        sources: Sources<ObjectKey>,
+        concerned: fn(&Context, &str) -> bool,
+        context: &Context,
+    ) -> Sources<ObjectKey> {
+        let context = context.clone();
+        sources.watch(&self.informer, move |key, _| {
+            concerned(&context, &key.namespace).then(|| ObjectKey::new("", key.namespace.clone())).into_iter().collect()
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gantry_api::registry::kinds;
+
+    /// Kinds without stored objects, or that own nothing and are owned by nothing.
+    const LEFT_OUT: &[&str] = &["Event", "Pod", "Service", "ApplyRequest"];
+
+    #[test]
+    fn every_stored_kind_is_collected() {
+        for info in kinds().iter().filter(|info| !LEFT_OUT.contains(&info.kind)) {
+            assert!(super::super::INFO.watches.contains(&info.kind), "{} is missing from the table and from accesses()", info.kind);
+        }
+    }
+}
