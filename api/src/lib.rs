@@ -7,12 +7,20 @@
 //! * [`registry`]: the one list of kinds; discovery, OpenAPI, tables and the command line come from it.
 //! * [`meta`]: object metadata, keys and conditions.
 //! * [`quantity`]: Kubernetes resource quantities.
+//! * [`reference`]: image references.
+//! * [`schema`]: structural OpenAPI schemas, checking and pruning.
+//! * [`validate`]: the rules that go beyond types.
+//! * [`effects`]: what an edit does to a running container.
 
+mod columns;
+mod default;
 pub mod effects;
 pub mod kinds;
 pub mod meta;
 pub mod quantity;
+pub mod reference;
 pub mod registry;
+pub mod schema;
 pub mod validate;
 
 pub use k8s_openapi;

@@ -1,9 +1,18 @@
 //! The one list of kinds. Discovery, OpenAPI, tables, the command line and the docs come from it.
 
+use std::sync::OnceLock;
+
 use jiff::Timestamp;
 use serde_json::Value;
 
-use crate::validate::FieldError;
+use crate::columns;
+use crate::default;
+use crate::kinds::{container, core, image, network, volume};
+use crate::meta::{GROUP, VERSION};
+use crate::schema;
+use crate::validate::{self, FieldError};
+
+pub use crate::columns::{field_value, humanize_age};
 
 /// All that the server, the command line and the docs know of a kind.
 #[derive(Clone, Copy)]
@@ -85,7 +94,7 @@ impl KindInfo {
 
 /// All kinds, core first.
 pub fn kinds() -> &'static [KindInfo] {
-    &[]
+    &KINDS
 }
 
 /// The kind at a URL.
@@ -108,4 +117,218 @@ pub fn find_word(word: &str) -> Option<&'static KindInfo> {
             || k.qualified() == word
             || format!("{}.{}.{}", k.plural, k.version, k.group) == word
     })
+}
+
+/// A kind's row: names and functions; the schema is made once.
+macro_rules! kind {
+    ($type:ty, $api:expr, $names:expr, namespaced: $namespaced:expr, $($field:ident: $value:expr),* $(,)?) => {{
+        const NAMES: Names = $names;
+        fn schema() -> &'static Value {
+            static SCHEMA: OnceLock<Value> = OnceLock::new();
+            SCHEMA.get_or_init(|| schema::of::<$type>(NAMES.0))
+        }
+        KindInfo {
+            group: $api.0,
+            version: $api.1,
+            kind: NAMES.0,
+            plural: NAMES.1,
+            singular: NAMES.2,
+            short_names: NAMES.3,
+            namespaced: $namespaced,
+            schema,
+            $($field: $value,)*
+        }
+    }};
+}
+
+/// Kind, plural, singular, short names.
+type Names = (&'static str, &'static str, &'static str, &'static [&'static str]);
+
+const CORE: (&str, &str) = ("", "v1");
+const OURS: (&str, &str) = (GROUP, VERSION);
+const BINDING: Subresource = Subresource { name: "binding", verbs: &["create"] };
+const LOG: Subresource = Subresource { name: "log", verbs: &["get"] };
+const EXEC: Subresource = Subresource { name: "exec", verbs: &["create", "get"] };
+const FINALIZE: Subresource = Subresource { name: "finalize", verbs: &["update"] };
+
+static KINDS: [KindInfo; 10] = [
+    kind!(
+        core::Namespace, CORE, ("Namespace", "namespaces", "namespace", &["ns"]),
+        namespaced: false,
+        categories: &[],
+        has_status: true,
+        subresources: &[FINALIZE],
+        ours: false,
+        label_names: true,
+        columns: columns::NAMESPACE,
+        selectable: &["status.phase"],
+        normalize: default::namespace,
+        validate: validate::namespace,
+    ),
+    kind!(
+        core::Node, CORE, ("Node", "nodes", "node", &["no"]),
+        namespaced: false,
+        categories: &[],
+        has_status: true,
+        subresources: &[],
+        ours: false,
+        label_names: false,
+        columns: columns::NODE,
+        selectable: &["spec.unschedulable"],
+        normalize: default::node,
+        validate: validate::node,
+    ),
+    kind!(
+        core::Secret, CORE, ("Secret", "secrets", "secret", &[]),
+        namespaced: true,
+        categories: &[],
+        has_status: false,
+        subresources: &[],
+        ours: false,
+        label_names: false,
+        columns: columns::SECRET,
+        selectable: &["type"],
+        normalize: default::secret,
+        validate: validate::secret,
+    ),
+    kind!(
+        core::ConfigMap, CORE, ("ConfigMap", "configmaps", "configmap", &["cm"]),
+        namespaced: true,
+        categories: &[],
+        has_status: false,
+        subresources: &[],
+        ours: false,
+        label_names: false,
+        columns: columns::CONFIG_MAP,
+        selectable: &[],
+        normalize: default::config_map,
+        validate: validate::config_map,
+    ),
+    kind!(
+        core::Event, CORE, ("Event", "events", "event", &["ev"]),
+        namespaced: true,
+        categories: &[],
+        has_status: false,
+        subresources: &[],
+        ours: false,
+        label_names: false,
+        columns: columns::EVENT,
+        selectable: &["involvedObject.apiVersion", "involvedObject.kind", "involvedObject.name", "involvedObject.namespace", "involvedObject.uid", "involvedObject.resourceVersion", "involvedObject.fieldPath", "reason", "reportingComponent", "source", "type"],
+        normalize: default::event,
+        validate: validate::event,
+    ),
+    kind!(
+        core::Lease, ("coordination.k8s.io", "v1"), ("Lease", "leases", "lease", &[]),
+        namespaced: true,
+        categories: &[],
+        has_status: false,
+        subresources: &[],
+        ours: false,
+        label_names: false,
+        columns: columns::LEASE,
+        selectable: &[],
+        normalize: default::lease,
+        validate: validate::lease,
+    ),
+    kind!(
+        image::Image, OURS, ("Image", "images", "image", &["img"]),
+        namespaced: true,
+        categories: &["all", "gantry"],
+        has_status: true,
+        subresources: &[],
+        ours: true,
+        label_names: false,
+        columns: columns::IMAGE,
+        selectable: &["status.resolverNodeName", "status.digest"],
+        normalize: default::image,
+        validate: validate::image,
+    ),
+    kind!(
+        container::Container, OURS, ("Container", "containers", "container", &["ctr"]),
+        namespaced: true,
+        categories: &["all", "gantry"],
+        has_status: true,
+        subresources: &[BINDING, LOG, EXEC],
+        ours: true,
+        label_names: true,
+        columns: columns::CONTAINER,
+        selectable: &["status.nodeName", "status.phase", "spec.imageName", "status.imageObjectName"],
+        normalize: default::container,
+        validate: validate::container,
+    ),
+    kind!(
+        network::Network, OURS, ("Network", "networks", "network", &["net"]),
+        namespaced: true,
+        categories: &["all", "gantry"],
+        has_status: true,
+        subresources: &[],
+        ours: true,
+        label_names: true,
+        columns: columns::NETWORK,
+        selectable: &["spec.driver"],
+        normalize: default::network,
+        validate: validate::network,
+    ),
+    kind!(
+        volume::Volume, OURS, ("Volume", "volumes", "volume", &["vol"]),
+        namespaced: true,
+        categories: &["all", "gantry"],
+        has_status: true,
+        subresources: &[],
+        ours: true,
+        label_names: false,
+        columns: columns::VOLUME,
+        selectable: &["status.nodeName", "status.phase"],
+        normalize: default::volume,
+        validate: validate::volume,
+    ),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn no_word_means_two_kinds() {
+        let mut seen = HashSet::new();
+        for kind in kinds() {
+            for word in [&[kind.plural, kind.singular], kind.short_names].concat() {
+                assert!(seen.insert(word), "{word} stands for two kinds");
+            }
+        }
+        for (word, kind) in [("CTR", "Container"), ("containers.gantry.dev", "Container"), ("ns", "Namespace"), ("Lease", "Lease")] {
+            assert_eq!(find_word(word).map(|found| found.kind), Some(kind), "{word}");
+        }
+        assert!(find_word("pods").is_none());
+    }
+
+    #[test]
+    fn every_kind_normalizes_an_almost_empty_object_to_a_fixed_point() {
+        for kind in kinds() {
+            let mut object = json!({"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": "a", "namespace": "b"}});
+            if kind.kind == "Event" {
+                object["involvedObject"] = json!({});
+            }
+            let once = (kind.normalize)(object).unwrap();
+            assert_eq!((kind.normalize)(once.clone()).as_ref(), Ok(&once), "{}", kind.kind);
+            assert_eq!(schema::check((kind.schema)(), &once), [], "{}", kind.kind);
+            for column in kind.columns {
+                (column.cell)(&once, Timestamp::UNIX_EPOCH);
+            }
+        }
+    }
+
+    #[test]
+    fn selectable_fields_are_fields() {
+        for kind in kinds() {
+            for path in kind.selectable.iter().filter(|path| **path != "source") {
+                let pointer: String = path.split('.').map(|name| format!("/properties/{name}")).collect();
+                assert!((kind.schema)().pointer(&pointer).is_some(), "{} has no {path}", kind.kind);
+            }
+        }
+    }
 }

@@ -32,6 +32,13 @@ pub enum FieldErrorReason {
     Unknown,
 }
 
+impl FieldError {
+    /// An error without its value.
+    pub fn new(path: impl Into<String>, reason: FieldErrorReason, message: impl Into<String>) -> Self {
+        Self { path: path.into(), reason, value: None, message: message.into() }
+    }
+}
+
 impl FieldErrorReason {
     /// The cause as Kubernetes writes it.
     pub fn as_str(self) -> &'static str {
@@ -45,4 +52,44 @@ impl FieldErrorReason {
             Self::Unknown => "FieldValueUnknown",
         }
     }
+}
+
+pub(crate) fn namespace(_new: &serde_json::Value, _old: Option<&serde_json::Value>) -> Vec<FieldError> {
+    Vec::new()
+}
+
+pub(crate) fn node(_new: &serde_json::Value, _old: Option<&serde_json::Value>) -> Vec<FieldError> {
+    Vec::new()
+}
+
+pub(crate) fn secret(_new: &serde_json::Value, _old: Option<&serde_json::Value>) -> Vec<FieldError> {
+    Vec::new()
+}
+
+pub(crate) fn config_map(_new: &serde_json::Value, _old: Option<&serde_json::Value>) -> Vec<FieldError> {
+    Vec::new()
+}
+
+pub(crate) fn event(_new: &serde_json::Value, _old: Option<&serde_json::Value>) -> Vec<FieldError> {
+    Vec::new()
+}
+
+pub(crate) fn lease(_new: &serde_json::Value, _old: Option<&serde_json::Value>) -> Vec<FieldError> {
+    Vec::new()
+}
+
+pub(crate) fn image(_new: &serde_json::Value, _old: Option<&serde_json::Value>) -> Vec<FieldError> {
+    Vec::new()
+}
+
+pub(crate) fn container(_new: &serde_json::Value, _old: Option<&serde_json::Value>) -> Vec<FieldError> {
+    Vec::new()
+}
+
+pub(crate) fn network(_new: &serde_json::Value, _old: Option<&serde_json::Value>) -> Vec<FieldError> {
+    Vec::new()
+}
+
+pub(crate) fn volume(_new: &serde_json::Value, _old: Option<&serde_json::Value>) -> Vec<FieldError> {
+    Vec::new()
 }
