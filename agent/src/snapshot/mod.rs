@@ -4,6 +4,10 @@
 //! whiteouts as overlayfs wants them (a 0:0 character device, the xattr `trusted.overlay.opaque`). Ids on disk are the container's.
 //! A layer directory appears under its final name only when it is whole and durable.
 
+mod extract;
+mod memory;
+mod overlay;
+
 use std::io;
 use std::path::PathBuf;
 
@@ -11,6 +15,10 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
 use crate::ids::ContainerUid;
+
+pub use extract::LayerLimits;
+pub use memory::MemorySnapshotter;
+pub use overlay::OverlaySnapshotter;
 
 /// What an overlay is made from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
