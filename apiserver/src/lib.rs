@@ -1,4 +1,23 @@
-//! x
+//! The API server: objects in a store, served over HTTP as Kubernetes serves its own.
+//!
+//! * [`http`]: from a URL to a verb and back to an answer.
+//! * [`discovery`], [`openapi`]: what there is, for clients.
+//! * [`auth`]: who asks, and whether they may.
+//! * [`admission`], [`strategy`]: what becomes of a request before it is committed.
+//! * [`cache`], [`store`]: the objects and the log of their changes.
+//! * [`stream`]: logs and exec, passed on to the node that runs the container.
+//! * [`server`]: listeners.
 
+mod admission;
+pub mod auth;
 pub mod cache;
+mod discovery;
+pub mod http;
+mod openapi;
+pub mod server;
 pub mod store;
+mod strategy;
+pub mod stream;
+
+pub use http::error::ApiError;
+pub use http::{ApiServer, AppState, router};
