@@ -133,8 +133,8 @@ impl Collector {
     }
 
     async fn owner_state(&self, namespace: &str, reference: &OwnerReference) -> Result<OwnerState, ReconcileError> {
-        let is_kind = |access: &&Box<dyn Access>| access.kind() == reference.kind && access.api_version() == reference.api_version;
-        let Some(access) = self.accesses.iter().find(is_kind) else {
+        let is_kind = |access: &&dyn Access| access.kind() == reference.kind && access.api_version() == reference.api_version;
+        let Some(access) = self.accesses.iter().map(AsRef::as_ref).find(is_kind) else {
             debug!(controller = INFO.name, kind = reference.kind, name = reference.name, "the kind of an owner is not served here");
             return Ok(OwnerState::Unknown);
         };

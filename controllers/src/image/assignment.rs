@@ -7,11 +7,11 @@ use std::sync::Arc;
 
 use gantry_api::kinds::container::{Container, ContainerStatus};
 use gantry_api::kinds::image::{Image, ImageSource, ImageSpec, RegistrySource};
+use gantry_api::reference::{ImageReference, generated_image_name};
 use gantry_api::{Kind, ObjectKey};
 use gantry_client::WriteParams;
 use tracing::info;
 
-use super::reference::{generated_name, normalize};
 use super::{GENERATED_LABEL, is_generated};
 use crate::context::Context;
 use crate::runtime::status::api;
@@ -36,23 +36,27 @@ pub(super) fn start(manager: &mut Manager, context: &Context) {
 }
 
 /// Whether a change of an Image that now goes by `references` can change what `container` uses.
-fn concerns(container: &Container, image: &ObjectKey, references: &[String]) -> bool {
+fn concerns(container: &Container, image: &ObjectKey, references: &[ImageReference]) -> bool {
     if container.key().namespace != image.namespace {
         return false;
     }
     let uses = container.status.as_ref().and_then(|status| status.image_object_name.as_deref()) == Some(image.name.as_str());
-    let wanted = container.spec.image.as_deref().and_then(normalize);
+    let wanted = container.spec.image.as_deref().and_then(parse);
     uses || wanted.is_some_and(|wanted| references.contains(&wanted))
 }
 
 /// Every reference, in normal form, by which an Image is known.
-fn references_of(image: &Image) -> Vec<String> {
+fn references_of(image: &Image) -> Vec<ImageReference> {
     let source = image.spec.source.registry.as_ref().map(|registry| registry.reference.as_str());
-    source.into_iter().chain(image.spec.tags.iter().map(String::as_str)).filter_map(normalize).collect()
+    source.into_iter().chain(image.spec.tags.iter().map(String::as_str)).filter_map(parse).collect()
+}
+
+fn parse(text: &str) -> Option<ImageReference> {
+    ImageReference::parse(text).ok()
 }
 
 /// The Image among `images` that stands for `reference`.
-fn find_image<'a>(images: &'a [Arc<Image>], namespace: &str, reference: &str) -> Option<&'a Arc<Image>> {
+fn find_image<'a>(images: &'a [Arc<Image>], namespace: &str, reference: &ImageReference) -> Option<&'a Arc<Image>> {
     let stands_for = |image: &&Arc<Image>| {
         image.key().namespace == namespace && !image.is_terminating() && references_of(image).iter().any(|known| known == reference)
     };
@@ -90,13 +94,13 @@ impl Reconciler for Assignment {
 impl Assignment {
     /// The name of the Image for a reference; `None` when the text is no reference, which validation keeps out.
     async fn ensure_image(&self, container: &Container, reference: &str) -> Result<Option<String>, ReconcileError> {
-        let Some(normalized) = normalize(reference) else { return Ok(None) };
+        let Some(parsed) = parse(reference) else { return Ok(None) };
         let namespace = container.key().namespace;
-        if let Some(image) = find_image(&self.context.informers.images.list(), &namespace, &normalized) {
+        if let Some(image) = find_image(&self.context.informers.images.list(), &namespace, &parsed) {
             return Ok(Some(image.name().to_owned()));
         }
-        let name = generated_name(&normalized);
-        let registry = RegistrySource { reference: normalized, pull_secret_name: container.spec.pull_secret_name.clone() };
+        let name = generated_image_name(&parsed);
+        let registry = RegistrySource { reference: parsed.to_string(), pull_secret_name: container.spec.pull_secret_name.clone() };
         let source = ImageSource { registry: Some(registry), archive: None };
         let mut image = Image::new(&namespace, &name, ImageSpec { source, ..ImageSpec::default() });
         image.metadata.labels = Some([(GENERATED_LABEL.to_owned(), "true".to_owned())].into());
@@ -135,17 +139,17 @@ mod tests {
             image("ns", "tagged", "registry:5000/x:1", &["localhost/team/web:1"], false),
             image("other", "elsewhere", "redis:7", &[], false),
         ];
-        let find = |reference: &str| find_image(&images, "ns", &normalize(reference).unwrap()).map(|image| image.name().to_owned());
+        let find = |reference: &str| find_image(&images, "ns", &parse(reference).unwrap()).map(|image| image.name().to_owned());
         assert_eq!(find("docker.io/library/nginx").as_deref(), Some("own"));
         assert_eq!(find("localhost/team/web:1").as_deref(), Some("tagged"));
         assert_eq!(find("redis:7"), None);
-        assert_eq!(find_image(&images[..1], "ns", "docker.io/library/nginx:latest").unwrap().name(), "a-gen");
+        assert_eq!(find_image(&images[..1], "ns", &parse("nginx").unwrap()).unwrap().name(), "a-gen");
     }
 
     #[test]
     fn an_image_on_its_way_out_is_not_used() {
         let mut leaving = (*image("ns", "own", "nginx", &[], false)).clone();
         leaving.metadata.deletion_timestamp = Some(gantry_api::meta::Time(jiff::Timestamp::UNIX_EPOCH));
-        assert!(find_image(&[Arc::new(leaving)], "ns", "docker.io/library/nginx:latest").is_none());
+        assert!(find_image(&[Arc::new(leaving)], "ns", &parse("nginx").unwrap()).is_none());
     }
 }

@@ -4,7 +4,6 @@
 //! what agents report (`Resolved`, `nodes[]`) into the summary condition `Ready`. Which Image a Container uses is decided in [`assignment`].
 
 pub(crate) mod assignment;
-mod reference;
 mod summary;
 
 use std::collections::{BTreeSet, HashMap};

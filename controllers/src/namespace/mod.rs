@@ -6,6 +6,7 @@
 use gantry_api::kinds::core::{Event, Namespace};
 use gantry_api::{Kind, ObjectKey};
 use gantry_client::{Api, DeleteParams, ListParams, WriteParams};
+use http::Method;
 use serde_json::json;
 use tracing::info;
 
@@ -60,11 +61,7 @@ impl Reconciler for Namespaces {
         match self.context.informers.namespaces.get(key) {
             None if ALWAYS.contains(&key.name.as_str()) => self.create(&key.name).await?,
             None => {}
-            Some(namespace) if namespace.is_terminating() => {
-                if self.empty(&key.name).await? {
-                    self.finalize(&namespace).await?;
-                }
-            }
+            Some(namespace) if namespace.is_terminating() => self.remove(&namespace).await?,
             Some(_) => {}
         }
         Ok(Action::Done)
@@ -81,6 +78,10 @@ impl Namespaces {
             Err(error) => return Err(error).doing(|| format!("create Namespace {name}")),
         }
         Ok(())
+    }
+
+    async fn remove(&self, namespace: &Namespace) -> Result<(), ReconcileError> {
+        if self.empty(namespace.name()).await? { self.finalize(namespace).await } else { Ok(()) }
     }
 
     /// Asks for the deletion of everything in the namespace. Returns whether nothing is left; what is left brings the key back when it goes.
@@ -138,8 +139,8 @@ impl Namespaces {
         let mut metadata = precondition(namespace);
         metadata.insert("name".to_owned(), json!(name));
         let body = json!({ "apiVersion": "v1", "kind": "Namespace", "metadata": metadata, "spec": { "finalizers": kept } });
-        let finalized = Api::<Namespace>::all(&self.context.client).post_subresource(name, "finalize", &body).await;
-        match finalized {
+        let path = format!("/api/v1/namespaces/{name}/finalize");
+        match self.context.client.request_json(Method::PUT, &path, Some(&body)).await {
             Err(error) if !error.is_not_found() => Err(error).doing(|| format!("finalize Namespace {name}")),
             _ => {
                 info!(controller = INFO.name, namespace = name, "namespace emptied and removed");

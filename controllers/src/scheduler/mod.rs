@@ -14,7 +14,7 @@ use gantry_api::kinds::container::{AGENT_FINALIZER, Container};
 use gantry_api::kinds::core::Node;
 use gantry_api::meta::{Condition, ConditionStatus, set_condition};
 use gantry_api::{Kind, ObjectKey, Volume};
-use serde_json::json;
+use serde_json::{Value, json};
 use tracing::info;
 
 use crate::context::Context;
@@ -79,15 +79,17 @@ impl Reconciler for Scheduler {
         };
         if let Some(node) = node_of(&container) {
             self.forget(key);
-            return self.report(&container, bound_condition(&container, node)).await;
+            return self.keep_or_move(&container, node).await;
         }
         if container.is_terminating() {
             // No agent has ever seen it: nobody else can let it go.
             finalizer::ensure(&self.context.client, &self.context.informers.containers, &*container, &[(AGENT_FINALIZER, false)]).await?;
             return Ok(Action::Done);
         }
-        if self.lock().get(key).is_some_and(|(uid, _)| uid == container.uid()) {
-            return Err(ReconcileError::WaitFor { what: "the binding to come back".to_owned() });
+        let earlier = self.lock().get(key).filter(|(uid, _)| uid == container.uid()).map(|(_, node)| node.clone());
+        if let Some(node) = earlier {
+            // Binding to the same node again changes nothing.
+            return self.bind(&container, &node).await;
         }
         match self.choose(&container) {
             Choice::Node(node) => self.bind(&container, &node).await,
@@ -102,20 +104,11 @@ struct Verdict {
     unfit: Unfit,
 }
 
-/// A pin that was changed after the binding cannot be followed without taking the container off its node first: that is said, not ignored.
-fn bound_condition(container: &Container, node: &str) -> Verdict {
-    match container.spec.node_name.as_deref() {
-        Some(pin) if pin != node => Verdict {
-            status: ConditionStatus::False,
-            unfit: Unfit {
-                reason: "PinChanged",
-                message: format!(
-                    "runs on node \"{node}\" but spec.nodeName is \"{pin}\"; delete the container and create it again to move it"
-                ),
-            },
-        },
-        _ => Verdict { status: ConditionStatus::True, unfit: Unfit { reason: "Bound", message: format!("bound to node \"{node}\"") } },
-    }
+/// Whether the pin and the selector, which may have changed after the binding, still agree with the node.
+fn still_wished(container: &Container, node: &Node) -> bool {
+    let labels = node.metadata.labels.as_ref();
+    let pinned_here = container.spec.node_name.as_deref().is_none_or(|pin| pin == node.name());
+    pinned_here && container.spec.node_selector.iter().all(|(key, value)| labels.and_then(|labels| labels.get(key)) == Some(value))
 }
 
 impl Scheduler {
@@ -151,7 +144,8 @@ impl Scheduler {
         let key = ObjectKey::new(container.key().namespace, name);
         let volume = self.context.informers.volumes.get(&key);
         // Until the volume controller has bound it, the first placed container that mounts it decides where the data will be.
-        let user = containers.iter().filter(|other| mounts(other, &key)).find_map(|other| Some((other.key(), placed.get(&other.key())?)));
+        let mut others = containers.iter().filter(|other| other.uid() != container.uid() && mounts(other, &key));
+        let user = others.find_map(|other| Some((other.key(), placed.get(&other.key())?)));
         let node = volume.as_ref().and_then(|volume| volume_node(volume)).or_else(|| user.as_ref().map(|(_, node)| (*node).clone()));
         let once = volume.as_ref().is_some_and(|volume| volume.spec.access_mode == gantry_api::kinds::volume::AccessMode::ReadWriteOnce);
         VolumeDemand {
@@ -162,20 +156,62 @@ impl Scheduler {
         }
     }
 
+    /// A bound container stays where it is, unless its pin or selector was changed and another node fits: then the binding is taken back,
+    /// and the next look binds it anew. While none fits it runs on, and the condition says so.
+    async fn keep_or_move(&self, container: &Container, node: &str) -> Result<Action, ReconcileError> {
+        let current = self.context.informers.nodes.get(&ObjectKey::new("", node));
+        // Of a node that is gone nothing can be said; the node lifecycle sees to its containers.
+        if container.is_terminating() || current.is_none_or(|current| still_wished(container, &current)) {
+            let scheduled = container.status.as_ref().and_then(|status| status.condition("Scheduled"));
+            if scheduled.is_some_and(Condition::is_true) {
+                return Ok(Action::Done);
+            }
+            let unfit = Unfit { reason: "Bound", message: format!("runs on node \"{node}\"") };
+            return self.report(container, Verdict { status: ConditionStatus::True, unfit }).await;
+        }
+        match self.choose(container) {
+            Choice::Node(_) => self.bind(container, "").await,
+            Choice::None(unfit) => {
+                let message = format!("runs on node \"{node}\", which the changed spec rules out, and cannot move: {}", unfit.message);
+                self.report(container, Verdict { status: ConditionStatus::False, unfit: Unfit { message, ..unfit } }).await
+            }
+        }
+    }
+
+    /// Writes the binding, or with an empty node takes it back.
     async fn bind(&self, container: &Container, node: &str) -> Result<Action, ReconcileError> {
         let key = container.key();
-        self.lock().insert(key.clone(), (container.uid().to_owned(), node.to_owned()));
-        let body = json!({ "metadata": { "name": key.name, "uid": container.uid() }, "nodeName": node });
-        let bound = api::<Container>(&self.context.client, &key.namespace).post_subresource(&key.name, "binding", &body).await;
-        if let Err(error) = bound {
-            if error.code().is_some() {
-                self.forget(&key);
-            }
-            return Err(error).doing(|| format!("bind Container {key} to Node {node}"));
+        if !node.is_empty() {
+            self.lock().insert(key.clone(), (container.uid().to_owned(), node.to_owned()));
         }
-        info!(controller = INFO.name, namespace = key.namespace, name = key.name, node, "bound");
-        self.event(container, Severity::Normal, "Scheduled", format!("bound to node \"{node}\""));
-        Ok(Action::Done)
+        let body = json!({ "nodeName": node });
+        let bound = api::<Container>(&self.context.client, &key.namespace).post_subresource(&key.name, "binding", &body).await;
+        match bound {
+            Ok(written) => {
+                self.observe(written);
+                info!(controller = INFO.name, namespace = key.namespace, name = key.name, node, "bound");
+                let (reason, message) = match node {
+                    "" => ("Unbound", "its node no longer fits; another is chosen".to_owned()),
+                    node => ("Scheduled", format!("bound to node \"{node}\"")),
+                };
+                self.event(container, Severity::Normal, reason, message);
+                Ok(Action::Done)
+            }
+            Err(error) => {
+                // A refusal bound nothing. After a broken connection nobody knows: the same node is tried again.
+                if error.code().is_some() {
+                    self.forget(&key);
+                }
+                Err(error).doing(|| format!("bind Container {key} to Node {node}"))
+            }
+        }
+    }
+
+    /// Shows the written object to the next look, before the watch does.
+    fn observe(&self, written: Value) {
+        if let Ok(container) = serde_json::from_value::<Container>(written) {
+            self.context.informers.containers.observe_write(container);
+        }
     }
 
     async fn report(&self, container: &Container, verdict: Verdict) -> Result<Action, ReconcileError> {
