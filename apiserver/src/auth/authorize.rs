@@ -170,7 +170,9 @@ mod tests {
     #[test]
     fn controllers_bind_but_make_no_secrets() {
         let controllers = Identity::controllers();
-        assert!(may(&controllers, "create", "gantry.dev containers web binding") && may(&controllers, "update", "core namespaces x finalize"));
+        assert!(
+            may(&controllers, "create", "gantry.dev containers web binding") && may(&controllers, "update", "core namespaces x finalize")
+        );
         assert!(!may(&controllers, "create", "core secrets x") && may(&controllers, "delete", "core secrets x"));
     }
 }

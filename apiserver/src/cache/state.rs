@@ -58,7 +58,7 @@ impl State {
             closed: false,
         };
         for entry in objects {
-            state.put(entry);
+            state.put(&entry);
         }
         state
     }
@@ -134,7 +134,7 @@ impl State {
         let entry = event.record.clone();
         self.revision = entry.revision;
         let previous = match event.change {
-            Change::Put => self.put(entry.clone()),
+            Change::Put => self.put(&entry),
             Change::Delete => self.remove(&entry.key),
         };
         let happened = Happened {
@@ -148,7 +148,7 @@ impl State {
         self.push(happened);
     }
 
-    fn put(&mut self, entry: Arc<Entry>) -> Option<Arc<Entry>> {
+    fn put(&mut self, entry: &Arc<Entry>) -> Option<Arc<Entry>> {
         let resource = entry.key.resource.clone();
         let previous = self.objects.entry(resource).or_default().insert(entry.key.clone(), entry.clone());
         if previous.as_ref().is_none_or(|p| p.index.owners != entry.index.owners) {

@@ -66,7 +66,11 @@ impl Connections {
         self.serving.stop.run_until_cancelled(wait).await
     }
 
-    pub(super) fn spawn<F: Future<Output = ()> + Send + 'static>(&mut self, permit: OwnedSemaphorePermit, serve: impl FnOnce(Serving) -> F) {
+    pub(super) fn spawn<F: Future<Output = ()> + Send + 'static>(
+        &mut self,
+        permit: OwnedSemaphorePermit,
+        serve: impl FnOnce(Serving) -> F,
+    ) {
         let serve = serve(self.serving.clone());
         self.tasks.spawn(async move {
             serve.await;

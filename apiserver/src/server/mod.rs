@@ -128,10 +128,8 @@ impl Listeners {
                 pki.write_kubeconfig(&config.data_dir.join("admin.kubeconfig"), addresses[0])?;
                 pki.tls_config()
             });
-            let made = made.await.map_err(|error| BindError::Pki(PkiError::Io {
-                path: PathBuf::from("pki"),
-                source: io::Error::other(error),
-            }))?;
+            let made =
+                made.await.map_err(|error| BindError::Pki(PkiError::Io { path: PathBuf::from("pki"), source: io::Error::other(error) }))?;
             Some(Arc::new(made?))
         };
         let limits = Limits { grace: config.grace, admin_group: config.admin_group.as_str().into() };

@@ -1,12 +1,14 @@
 use super::*;
 
+type Labels = &'static [(&'static str, &'static str)];
+
 fn index(labels: &[(&str, &str)]) -> Index {
     Index { labels: labels.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect(), ..Index::default() }
 }
 
 #[test]
 fn labels_match_as_kubernetes_does() {
-    let cases: &[(&str, &[(&str, &str)], bool)] = &[
+    let cases: &[(&str, Labels, bool)] = &[
         ("", &[], true),
         ("  ", &[("a", "b")], true),
         ("a=b", &[("a", "b")], true),

@@ -1,6 +1,7 @@
 mod crash;
 mod disk;
 mod kill;
+mod measure;
 
 use std::collections::BTreeMap;
 
