@@ -15,8 +15,17 @@ pub struct ControllerInfo {
 }
 
 /// All controllers, by name.
-pub static CONTROLLERS: &[ControllerInfo] =
-    &[crate::image::assignment::INFO, crate::image::INFO, crate::network::addresses::INFO, crate::network::INFO, crate::scheduler::INFO];
+pub static CONTROLLERS: &[ControllerInfo] = &[
+    crate::image::assignment::INFO,
+    crate::garbage_collector::INFO,
+    crate::image::INFO,
+    crate::network::addresses::INFO,
+    crate::namespace::INFO,
+    crate::network::INFO,
+    crate::node_lifecycle::INFO,
+    crate::scheduler::INFO,
+    crate::volume::INFO,
+];
 
 /// The table of [`CONTROLLERS`] in Markdown, as it stands in ARCHITECTURE.md.
 pub fn table() -> String {
