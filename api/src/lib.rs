@@ -10,6 +10,7 @@
 //! * [`reference`]: image references.
 //! * [`schema`]: structural OpenAPI schemas, checking and pruning.
 //! * [`validate`]: the rules that go beyond types.
+//! * [`patch`]: JSON, merge, strategic merge and apply patches, and the record of who owns which field.
 //! * [`effects`]: what an edit does to a running container.
 
 mod columns;
@@ -17,6 +18,7 @@ mod default;
 pub mod effects;
 pub mod kinds;
 pub mod meta;
+pub mod patch;
 pub mod quantity;
 pub mod reference;
 pub mod registry;
