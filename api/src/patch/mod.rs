@@ -2,11 +2,17 @@
 //!
 //! All are pure functions over JSON. What they get is bounded by the caller's limit on bodies; what they make is bounded here.
 
+mod apply;
+mod fields;
 mod json_patch;
 mod merge;
+mod strategic;
 
+pub use apply::{Writer, apply, track_update};
+pub use fields::Conflict;
 pub use json_patch::json_patch;
 pub use merge::merge_patch;
+pub use strategic::strategic_merge;
 
 use serde_json::Value;
 
@@ -56,6 +62,9 @@ pub enum PatchError {
         /// What is wrong.
         message: String,
     },
+    /// Other managers own fields that the apply would change: 409.
+    #[error("{}", fields::conflict_message(.0))]
+    Conflicts(Vec<Conflict>),
 }
 
 /// Refuses what recursion could not walk.
