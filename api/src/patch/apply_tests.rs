@@ -10,7 +10,8 @@ fn by(manager: &str) -> Writer<'_> {
     Writer { manager, api_version: "gantry.dev/v1", subresource: "", time: Timestamp::UNIX_EPOCH, force: false }
 }
 
-fn spec(spec: Value) -> Value {
+fn spec(spec: impl Into<Value>) -> Value {
+    let spec: Value = spec.into();
     json!({"apiVersion": "gantry.dev/v1", "kind": "Container", "metadata": {"name": "web"}, "spec": spec})
 }
 

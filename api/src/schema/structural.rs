@@ -27,9 +27,12 @@ pub(crate) fn convert<T: JsonSchema>(name: &str) -> Value {
     schema
 }
 
+/// Type, path of a field in it, and the extensions that the field gets.
+type MergeType = (&'static str, &'static str, &'static [(&'static str, &'static str)]);
+
 /// How Kubernetes merges the lists and references of its own kinds, which k8s-openapi leaves out of its schemas.
 /// Source: the `+listType`, `+structType` and `patchStrategy` tags of `k8s.io/api` and `k8s.io/apimachinery`.
-const MERGE_TYPES: &[(&str, &str, &[(&str, &str)])] = &[
+const MERGE_TYPES: &[MergeType] = &[
     ("ObjectMeta", "ownerReferences", &[LIST_MAP, ("x-kubernetes-list-map-keys", "uid"), MERGE, ("x-kubernetes-patch-merge-key", "uid")]),
     ("ObjectMeta", "finalizers", &[("x-kubernetes-list-type", "set"), MERGE]),
     ("ObjectMeta", "managedFields", &[ATOMIC]),

@@ -349,7 +349,7 @@ fn security(spec: &ContainerSpec, errors: &mut Errors) {
         errors.forbidden("spec.securityContext.capabilities.drop", "cannot be set with privileged");
     }
     let size = context.user_namespace.size;
-    if size == 0 || size % 65536 != 0 || size > 1 << 31 {
+    if size == 0 || !size.is_multiple_of(65536) || size > 1 << 31 {
         errors.bad("spec.securityContext.userNamespace.size", &size.to_string(), "must be a multiple of 65536, at most 2147483648");
     }
 }

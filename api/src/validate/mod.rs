@@ -217,7 +217,8 @@ mod tests {
         let old = old.map(|old| (kind.normalize)(old).unwrap());
         (kind.validate)(&object, old.as_ref()).into_iter().map(|error| error.path).collect()
     }
-    fn spec(kind: &str, spec: Value) -> Vec<String> {
+    fn spec(kind: &str, spec: impl Into<Value>) -> Vec<String> {
+        let spec: Value = spec.into();
         paths(kind, json!({"metadata": {"name": "a"}, "spec": spec}), None)
     }
 
