@@ -24,6 +24,16 @@ pub(crate) fn owned(raw: libc::c_long) -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
+/// Takes a connection from a listening socket; it is close-on-exec and non-blocking.
+///
+/// # Errors
+/// What `accept4` says.
+pub fn accept(listener: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let (flags, nobody) = (libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, std::ptr::null_mut());
+    // SAFETY: null pointers ask for no address (accept(2)); the call creates a descriptor or fails.
+    owned(libc::c_long::from(unsafe { libc::accept4(listener.as_raw_fd(), nobody, std::ptr::null_mut(), flags) }))
+}
+
 /// The listening socket that was passed at [`LISTENER`]. It becomes close-on-exec.
 ///
 /// # Errors

@@ -5,9 +5,11 @@
 
 pub mod cgroup;
 pub mod fd;
+pub mod init;
+pub mod interface;
 pub mod mount;
+pub mod netlink;
+pub mod nft;
 pub mod process;
 pub mod seccomp;
 pub mod syscalls;
-pub mod netlink;
-pub mod nft;
