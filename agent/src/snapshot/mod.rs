@@ -7,8 +7,6 @@
 mod extract;
 mod memory;
 mod overlay;
-#[cfg(test)]
-mod tests;
 
 use std::io;
 use std::path::PathBuf;
