@@ -1,0 +1,249 @@
+//! Discovery: which groups, versions and resources there are, aggregated and not, all from the registry.
+
+use std::fmt::Write as _;
+use std::hash::Hasher as _;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use gantry_api::registry::{KindInfo, kinds};
+use serde_json::{Value, json};
+
+use crate::http::error::ApiError;
+use crate::http::negotiate::accepted;
+use crate::http::render;
+
+/// Verbs of objects, in the order of the alphabet as Kubernetes lists them.
+const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const STATUS_VERBS: [&str; 3] = ["get", "patch", "update"];
+
+/// A resource as discovery tells it.
+struct Resource {
+    group: &'static str,
+    version: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    short_names: &'static [&'static str],
+    categories: &'static [&'static str],
+    namespaced: bool,
+    verbs: Vec<&'static str>,
+    subresources: Vec<(&'static str, Vec<&'static str>)>,
+}
+
+impl Resource {
+    fn stored(kind: &'static KindInfo) -> Self {
+        let mut subresources: Vec<_> = kind.subresources.iter().map(|s| (s.name, s.verbs.to_vec())).collect();
+        if kind.has_status {
+            subresources.push(("status", STATUS_VERBS.to_vec()));
+        }
+        Self {
+            group: kind.group,
+            version: kind.version,
+            kind: kind.kind,
+            plural: kind.plural,
+            singular: kind.singular,
+            short_names: kind.short_names,
+            categories: kind.categories,
+            namespaced: kind.namespaced,
+            verbs: VERBS.to_vec(),
+            subresources,
+        }
+    }
+
+    /// Resources that are not in the registry because nothing of them is stored.
+    fn unstored(
+        group: &'static str,
+        kind: &'static str,
+        plural: &'static str,
+        singular: &'static str,
+        namespaced: bool,
+        verbs: &[&'static str],
+    ) -> Self {
+        Self {
+            group,
+            version: "v1",
+            kind,
+            plural,
+            singular,
+            short_names: &[],
+            categories: &[],
+            namespaced,
+            verbs: verbs.to_vec(),
+            subresources: Vec::new(),
+        }
+    }
+}
+
+/// All resources, core first: of two groups with the same resource name, clients take the first.
+fn all() -> Vec<Resource> {
+    let mut all: Vec<Resource> = kinds().iter().map(Resource::stored).collect();
+    all.push(Resource::unstored("", "Service", "services", "service", true, &["list"]));
+    all.push(Resource::unstored("gantry.dev", "ApplyRequest", "applyrequests", "applyrequest", false, &["create"]));
+    all.push(Resource::unstored(
+        "authentication.k8s.io",
+        "SelfSubjectReview",
+        "selfsubjectreviews",
+        "selfsubjectreview",
+        false,
+        &["create"],
+    ));
+    let review = "selfsubjectaccessreview";
+    all.push(Resource::unstored("authorization.k8s.io", "SelfSubjectAccessReview", "selfsubjectaccessreviews", review, false, &["create"]));
+    all
+}
+
+/// Group and version pairs, in order, core left out.
+fn groups_of(all: &[Resource]) -> Vec<(&'static str, &'static str)> {
+    let mut groups: Vec<(&str, &str)> = Vec::new();
+    for resource in all.iter().filter(|r| !r.group.is_empty()) {
+        if !groups.contains(&(resource.group, resource.version)) {
+            groups.push((resource.group, resource.version));
+        }
+    }
+    groups
+}
+
+/// `/api`
+pub(crate) fn core(headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+    let all = all();
+    if let Some(version) = aggregated(headers) {
+        return Ok(aggregate(headers, version, vec![item(&all, "", &["v1"])]));
+    }
+    let versions = json!({
+        "kind": "APIVersions", "versions": ["v1"],
+        "serverAddressByClientCIDRs": [],
+    });
+    Ok(plain(headers, &versions))
+}
+
+/// `/apis`
+pub(crate) fn groups(headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+    let all = all();
+    let groups = groups_of(&all);
+    if let Some(version) = aggregated(headers) {
+        return Ok(aggregate(headers, version, groups.iter().map(|(group, version)| item(&all, group, &[version])).collect()));
+    }
+    let list: Vec<Value> = groups.iter().map(|(group, version)| api_group(group, version)).collect();
+    Ok(plain(headers, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})))
+}
+
+/// `/apis/{group}`
+pub(crate) fn group(headers: &HeaderMap, group: &str) -> Result<Response<Body>, ApiError> {
+    let found = groups_of(&all()).into_iter().find(|(name, _)| *name == group).ok_or_else(ApiError::no_such_resource)?;
+    let mut document = api_group(found.0, found.1);
+    document["kind"] = "APIGroup".into();
+    document["apiVersion"] = "v1".into();
+    Ok(plain(headers, &document))
+}
+
+/// `/api/v1`, `/apis/{group}/{version}`
+pub(crate) fn resources(headers: &HeaderMap, group: &str, version: &str) -> Result<Response<Body>, ApiError> {
+    let of_version: Vec<Resource> = all().into_iter().filter(|r| r.group == group && r.version == version).collect();
+    if of_version.is_empty() {
+        return Err(ApiError::no_such_resource());
+    }
+    let mut list = Vec::new();
+    for r in &of_version {
+        list.push(json!({
+            "name": r.plural, "singularName": r.singular, "namespaced": r.namespaced, "kind": r.kind, "verbs": r.verbs,
+            "shortNames": r.short_names, "categories": r.categories,
+        }));
+        for (name, verbs) in &r.subresources {
+            list.push(json!({
+                "name": format!("{}/{name}", r.plural), "singularName": "", "namespaced": r.namespaced, "kind": r.kind, "verbs": verbs,
+            }));
+        }
+    }
+    let document = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version(group, version), "resources": list});
+    Ok(plain(headers, &document))
+}
+
+fn group_version(group: &str, version: &str) -> String {
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+fn api_group(group: &str, version: &str) -> Value {
+    let version = json!({"groupVersion": group_version(group, version), "version": version});
+    json!({"name": group, "versions": [version], "preferredVersion": version})
+}
+
+/// The version of the aggregated form that the client asks for before anything else we can give. Older clients know only
+/// `v2beta1` and would find nothing in a `v2`.
+fn aggregated(headers: &HeaderMap) -> Option<&'static str> {
+    let wanted = accepted(headers).into_iter().filter(|m| matches!(m.essence.as_str(), "application/json" | "*/*" | "application/*"));
+    for media in wanted {
+        match (media.param("as"), media.param("g"), media.param("v")) {
+            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2")) => return Some("v2"),
+            (Some("APIGroupDiscoveryList"), Some("apidiscovery.k8s.io"), Some("v2beta1")) => return Some("v2beta1"),
+            (None, _, _) => return None,
+            _ => {}
+        }
+    }
+    None
+}
+
+/// One group of the aggregated form.
+fn item(all: &[Resource], group: &str, versions: &[&str]) -> Value {
+    let response_kind = |r: &Resource| json!({"group": r.group, "version": r.version, "kind": r.kind});
+    let resource = |r: &Resource| {
+        let subresources: Vec<Value> = (r.subresources.iter())
+            .map(|(name, verbs)| json!({"subresource": name, "responseKind": response_kind(r), "verbs": verbs}))
+            .collect();
+        let mut resource = json!({
+            "resource": r.plural, "responseKind": response_kind(r), "scope": if r.namespaced { "Namespaced" } else { "Cluster" },
+            "singularResource": r.singular, "verbs": r.verbs, "shortNames": r.short_names, "categories": r.categories,
+        });
+        if !subresources.is_empty() {
+            resource["subresources"] = subresources.into();
+        }
+        resource
+    };
+    let version = |version: &&str| {
+        let resources: Vec<Value> = all.iter().filter(|r| r.group == group && r.version == *version).map(resource).collect();
+        json!({"version": version, "freshness": "Current", "resources": resources})
+    };
+    let metadata = if group.is_empty() { json!({}) } else { json!({"name": group}) };
+    json!({"metadata": metadata, "versions": versions.iter().map(version).collect::<Vec<_>>()})
+}
+
+fn aggregate(headers: &HeaderMap, version: &str, items: Vec<Value>) -> Response<Body> {
+    let document =
+        json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items});
+    let content_type = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");
+    let mut response = cached(headers, document.to_string());
+    if let Ok(value) = HeaderValue::from_str(&content_type) {
+        response.headers_mut().insert(header::CONTENT_TYPE, value);
+    }
+    response
+}
+
+fn plain(headers: &HeaderMap, document: &Value) -> Response<Body> {
+    cached(headers, document.to_string())
+}
+
+/// JSON with an `ETag`, or 304 when the client has it. The form depends on Accept, and caches are told so.
+pub(crate) fn cached(headers: &HeaderMap, text: String) -> Response<Body> {
+    let tag = format!("\"{}\"", hash(&text));
+    let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
+    let known = known.flat_map(|v| v.split(',')).any(|v| v.trim() == tag);
+    let mut response =
+        render::json(if known { StatusCode::NOT_MODIFIED } else { StatusCode::OK }, if known { Body::empty() } else { Body::from(text) });
+    if let Ok(value) = HeaderValue::from_str(&tag) {
+        response.headers_mut().insert(header::ETAG, value);
+    }
+    response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
+    response
+}
+
+/// A fingerprint of a document that is the same in every process of one build.
+pub(crate) fn hash(text: &str) -> String {
+    let mut digest = String::with_capacity(32);
+    for seed in [0_u64, 1] {
+        #[expect(deprecated, reason = "the one hasher of the standard library without random keys; it guards caches, not secrets")]
+        let mut hasher = std::hash::SipHasher::new_with_keys(seed, 0);
+        hasher.write(text.as_bytes());
+        // Writing to a string cannot fail.
+        let _ = write!(digest, "{:016x}", hasher.finish());
+    }
+    digest
+}

@@ -1,0 +1,70 @@
+//! POST to a container's `binding`: the scheduler's one word on where it runs.
+
+use axum::body::Body;
+use axum::http::Response;
+use gantry_api::meta::{Condition, ConditionStatus, Time, set_condition};
+use serde_json::{Value, json};
+
+use super::body::{self, Decoded};
+use super::dispatch::Target;
+use super::error::ApiError;
+use super::options::WriteOptions;
+use super::write::modify;
+use crate::strategy::Part;
+use crate::strategy::object::{finalizers, is_terminating, set_field, set_finalizers};
+
+/// Held by the node's agent until nothing of the container is left there.
+const AGENT_FINALIZER: &str = "gantry.dev/agent";
+
+/// Binds the container to `nodeName`, or with an empty one takes the binding back. Binding it again to its node changes nothing.
+pub(super) async fn bind(target: &Target, name: &str, body: Body) -> Result<Response<Body>, ApiError> {
+    let options = WriteOptions::parse("CreateOptions", &target.params, &target.headers)?;
+    let bytes = body::read(body).await?;
+    let request = body::decode(&target.headers, &bytes)?.value;
+    let node = match request.get("nodeName") {
+        Some(Value::String(node)) => node.clone(),
+        Some(Value::Null) => String::new(),
+        _ => return Err(ApiError::bad_request("nodeName: the name of a node is required; an empty one takes the binding back")),
+    };
+    let now = Time(target.server.now());
+    let written = modify(&target.server, target.kind, (target.namespace(), name), Part::Binding, &options, |old| {
+        bound(target, name, old, &node, &now).map(|value| Decoded { value, duplicates: Vec::new() })
+    });
+    let mut written = written.await?;
+    written.created = true;
+    written.respond(target)
+}
+
+fn bound(target: &Target, name: &str, old: &Value, node: &str, now: &Time) -> Result<Value, ApiError> {
+    let current = old["status"]["nodeName"].as_str().unwrap_or_default();
+    if current == node {
+        return Ok(old.clone());
+    }
+    if is_terminating(old) {
+        return Err(ApiError::conflict(target.kind, name, "the container is being deleted"));
+    }
+    if !current.is_empty() && !node.is_empty() {
+        return Err(ApiError::conflict(target.kind, name, &format!("the container is bound to node {current:?} already")));
+    }
+    let mut object = old.clone();
+    let mut status = old.get("status").cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));
+    let conditions = status.get("conditions").cloned().unwrap_or_else(|| json!([]));
+    let mut conditions: Vec<Condition> = serde_json::from_value(conditions).unwrap_or_default();
+    let generation = old["metadata"]["generation"].as_i64().unwrap_or_default();
+    let (holds, reason, message) = if node.is_empty() {
+        (ConditionStatus::False, "Unbound", format!("the binding to node {current} was taken back; the scheduler chooses again"))
+    } else {
+        (ConditionStatus::True, "Bound", format!("runs on node {node}"))
+    };
+    set_condition(&mut conditions, Condition::new("Scheduled", holds, reason, message, generation, now.clone()));
+    let conditions = serde_json::to_value(conditions).map_err(|error| ApiError::internal(error.to_string()))?;
+    set_field(&mut status, "conditions", Some(conditions));
+    set_field(&mut status, "nodeName", (!node.is_empty()).then(|| node.into()));
+    set_field(&mut object, "status", Some(status));
+    let mut list = finalizers(old);
+    if !node.is_empty() && !list.iter().any(|f| f == AGENT_FINALIZER) {
+        list.push(AGENT_FINALIZER.to_owned());
+        set_finalizers(&mut object, &list);
+    }
+    Ok(object)
+}

@@ -1,0 +1,160 @@
+//! Request bodies: read within bounds, decoded from JSON, YAML or (for a few kinds) protobuf.
+
+use axum::body::Body;
+use axum::http::{HeaderMap, header};
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+use super::error::ApiError;
+use super::negotiate::MediaType;
+use super::protobuf;
+
+/// The most bytes of a request body (Kubernetes' limit).
+pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+/// Duplicate fields that are reported; more do not help anybody.
+const MAX_DUPLICATES: usize = 32;
+/// What bodies may be.
+pub(crate) const BODY_TYPES: &str = "application/json, application/yaml";
+
+/// A decoded body.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(crate) struct Decoded {
+    /// The document.
+    pub(crate) value: Value,
+    /// Paths of fields that stood twice in it; the last one counted.
+    pub(crate) duplicates: Vec<String>,
+}
+
+/// The whole body.
+///
+/// # Errors
+/// 413 past [`MAX_BODY_BYTES`], 400 when the client goes away.
+pub(crate) async fn read(body: Body) -> Result<Bytes, ApiError> {
+    match Limited::new(body, MAX_BODY_BYTES).collect().await {
+        Ok(whole) => Ok(whole.to_bytes()),
+        Err(error) if error.is::<LengthLimitError>() => {
+            Err(ApiError::too_large(format!("Request entity too large: limit is {MAX_BODY_BYTES}")))
+        }
+        Err(error) => Err(ApiError::bad_request(format!("read the body: {error}"))),
+    }
+}
+
+/// The media type of the body, without parameters; `None` when not said.
+pub(crate) fn media_type(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(header::CONTENT_TYPE)?.to_str().ok()?;
+    Some(MediaType::parse(text).essence).filter(|essence| !essence.is_empty())
+}
+
+/// Decodes an object by its Content-Type; a missing one means JSON.
+///
+/// # Errors
+/// 415 for other types, 400 when it does not parse.
+pub(crate) fn decode(headers: &HeaderMap, bytes: &[u8]) -> Result<Decoded, ApiError> {
+    match media_type(headers).as_deref() {
+        None | Some("application/json" | "text/json") => json(bytes),
+        Some("application/yaml" | "application/x-yaml" | "text/yaml") => yaml(bytes),
+        Some("application/vnd.kubernetes.protobuf") => protobuf::decode(bytes).map(|value| Decoded { value, duplicates: Vec::new() }),
+        Some(other) => Err(ApiError::unsupported_media_type(other, BODY_TYPES)),
+    }
+}
+
+/// Decodes JSON. Depth is bounded by the parser (128).
+pub(crate) fn json(bytes: &[u8]) -> Result<Decoded, ApiError> {
+    let mut deserializer = serde_json::Deserializer::from_slice(bytes);
+    let mut duplicates = Vec::new();
+    let value = Tracked { path: String::new(), duplicates: &mut duplicates }
+        .deserialize(&mut deserializer)
+        .and_then(|value| deserializer.end().map(|()| value))
+        .map_err(|error| ApiError::bad_request(format!("the body is not valid JSON: {error}")))?;
+    Ok(Decoded { value, duplicates })
+}
+
+/// Decodes one YAML document, within a budget for aliases, depth and nodes.
+pub(crate) fn yaml(bytes: &[u8]) -> Result<Decoded, ApiError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| ApiError::bad_request("the body is not valid YAML: it is not UTF-8"))?;
+    // Much of what is called YAML is JSON, which a JSON parser reads more exactly.
+    if text.trim_start().starts_with('{')
+        && let Ok(decoded) = json(bytes)
+    {
+        return Ok(decoded);
+    }
+    let options = serde_saphyr::options! {
+        strict_booleans: true,
+        legacy_octal_numbers: true,
+        budget: serde_saphyr::budget! {
+            max_depth: 128,
+            max_nodes: 250_000,
+            max_events: 1_000_000,
+            max_total_scalar_bytes: MAX_BODY_BYTES,
+            max_documents: 1,
+        },
+    };
+    let value = serde_saphyr::from_str_with_options::<Value>(text, options)
+        .map_err(|error| ApiError::bad_request(format!("the body is not valid YAML: {error}")))?;
+    Ok(Decoded { value, duplicates: Vec::new() })
+}
+
+/// Builds a [`Value`] and notes fields that stand twice.
+struct Tracked<'a> {
+    path: String,
+    duplicates: &'a mut Vec<String>,
+}
+
+impl<'de> DeserializeSeed<'de> for Tracked<'_> {
+    type Value = Value;
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<Value, D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Tracked<'_> {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a JSON value")
+    }
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+    fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(item) =
+            seq.next_element_seed(Tracked { path: format!("{}[{}]", self.path, items.len()), duplicates: &mut *self.duplicates })?
+        {
+            items.push(item);
+        }
+        Ok(items.into())
+    }
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Value, A::Error> {
+        let mut fields = Map::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let path = if self.path.is_empty() { name.clone() } else { format!("{}.{name}", self.path) };
+            if fields.contains_key(&name) && self.duplicates.len() < MAX_DUPLICATES {
+                self.duplicates.push(path.clone());
+            }
+            let value = map.next_value_seed(Tracked { path, duplicates: &mut *self.duplicates })?;
+            fields.insert(name, value);
+        }
+        Ok(fields.into())
+    }
+}

@@ -1,0 +1,53 @@
+//! `/version`, `/livez`, `/readyz`, `/healthz`.
+
+use axum::body::Body;
+use axum::http::{HeaderValue, Response, StatusCode, header};
+use serde_json::json;
+
+use super::AppState;
+use super::params::Params;
+use super::render;
+
+/// The Kubernetes API that clients may expect; tools parse it as a version number.
+const KUBERNETES_MINOR: &str = "33";
+
+/// What this server is.
+pub(super) fn version() -> Response<Body> {
+    let info = json!({
+        "major": "1", "minor": KUBERNETES_MINOR,
+        "gitVersion": format!("v1.{KUBERNETES_MINOR}.0+gantry.{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": "", "gitTreeState": "clean", "buildDate": "1970-01-01T00:00:00Z", "goVersion": "", "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, platform_arch()),
+    });
+    render::json(StatusCode::OK, info.to_string())
+}
+
+/// The architecture as Go and OCI name it.
+fn platform_arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
+}
+
+/// Whether the server works; `?verbose` says what was looked at. 503 when something does not.
+pub(super) fn health(server: &AppState, endpoint: &str, params: &Params) -> Response<Body> {
+    // The cache is behind when the store has changes that it did not take in for some reason: watches would be stale.
+    let store = *server.cache.store().revision().borrow();
+    let cache = server.cache.revision();
+    let checks = [("ping", true), ("watch-cache", endpoint == "livez" || cache >= store || store.0 - cache.0 < 1_000)];
+    let healthy = checks.iter().all(|(_, ok)| *ok);
+    let verbose = params.all("verbose").next().is_some();
+    let text = if healthy && !verbose {
+        "ok".to_owned()
+    } else {
+        let lines: String =
+            checks.iter().map(|(name, ok)| if *ok { format!("[+]{name} ok\n") } else { format!("[-]{name} failed\n") }).collect();
+        format!("{lines}{endpoint} check {}\n", if healthy { "passed" } else { "failed" })
+    };
+    let mut response = Response::new(Body::from(text));
+    *response.status_mut() = if healthy { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
+    response
+}

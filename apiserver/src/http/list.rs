@@ -1,0 +1,152 @@
+//! GET of a collection.
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{Response, StatusCode};
+use bytes::{BufMut as _, Bytes, BytesMut};
+use futures_util::stream;
+use gantry_api::validate::FieldErrorReason;
+use serde_json::{Value, json};
+
+use super::dispatch::Target;
+use super::error::ApiError;
+use super::negotiate::Form;
+use super::render::{self, View};
+use super::watch;
+use crate::cache::{Continue, Entry, ListPage, PageError, Selection};
+use crate::store::Revision;
+use crate::strategy::object::resource;
+
+/// Bytes of a list that are put together before they are sent.
+const CHUNK_BYTES: usize = 64 * 1024;
+
+/// How recent a list must be (`resourceVersion` and `resourceVersionMatch`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum At {
+    Now,
+    NotOlderThan(Revision),
+    Exactly(Revision),
+}
+
+/// The selected objects, or a page of them.
+pub(super) async fn list(target: &Target) -> Result<Response<Body>, ApiError> {
+    let view = target.view(true)?;
+    let selection = target.selection()?;
+    let page = read(target, &selection).await?;
+    let mut metadata = json!({"resourceVersion": page.revision.to_string()});
+    if let Some(next) = &page.next {
+        metadata["continue"] = next.encode().into();
+        if let Some(remaining) = page.remaining {
+            metadata["remainingItemCount"] = remaining.into();
+        }
+    }
+    match view.form {
+        Form::Table(_) => {
+            let rows = page.entries.iter().map(|e| Ok(view.row(render::parse(&e.bytes)?))).collect::<Result<Vec<_>, ApiError>>()?;
+            Ok(render::json(StatusCode::OK, view.table(rows, metadata).to_string()))
+        }
+        Form::Full | Form::Partial(_) => Ok(render::json(StatusCode::OK, items(view, &metadata, page.entries))),
+    }
+}
+
+async fn read(target: &Target, selection: &Selection) -> Result<ListPage, ApiError> {
+    let cache = &target.server.cache;
+    let resource = resource(target.kind);
+    let limit = usize::try_from(target.params.integer("limit")?.unwrap_or_default()).unwrap_or_default();
+    let token = target.params.get("continue");
+    let at = at(target, limit, token.is_some())?;
+    if let Some(token) = token {
+        let from = Continue::decode(token).map_err(|error| ApiError::bad_request(error.to_string()))?;
+        let limit = if limit == 0 { usize::MAX } else { limit };
+        return cache.page(&resource, selection, limit, Some(&from)).map_err(|error| ApiError::from_page(&error));
+    }
+    if let At::NotOlderThan(revision) | At::Exactly(revision) = at {
+        watch::reach(target, revision).await?;
+    }
+    if let At::Exactly(revision) = at {
+        let entries = cache.list_at(&resource, selection, revision).map_err(|error| ApiError::from_page(&error))?;
+        return Ok(cut(entries, revision, limit));
+    }
+    if limit == 0 {
+        let (entries, revision) = cache.list(&resource, selection);
+        return Ok(ListPage { entries, revision, next: None, remaining: None });
+    }
+    cache.page(&resource, selection, limit, None).map_err(|error: PageError| ApiError::from_page(&error))
+}
+
+/// The first page of a list at a revision of the past; later ones go by token.
+fn cut(mut entries: Vec<Arc<Entry>>, revision: Revision, limit: usize) -> ListPage {
+    let total = entries.len();
+    if limit == 0 || total <= limit {
+        return ListPage { entries, revision, next: None, remaining: None };
+    }
+    entries.truncate(limit);
+    let next = entries.last().map(|last| Continue {
+        revision: Some(revision),
+        namespace: last.key.namespace.to_string(),
+        name: last.key.name.to_string(),
+    });
+    ListPage { entries, revision, next, remaining: None }
+}
+
+fn at(target: &Target, limit: usize, continued: bool) -> Result<At, ApiError> {
+    let invalid = |field: &str, reason, message: &str| Err(ApiError::invalid_options("ListOptions", field, reason, message));
+    if target.params.has("sendInitialEvents") {
+        return invalid("sendInitialEvents", FieldErrorReason::Forbidden, "sendInitialEvents is forbidden for list");
+    }
+    let text = target.params.get("resourceVersion");
+    let matching = target.params.get("resourceVersionMatch");
+    if matching.is_some() && text.is_none() {
+        return invalid(
+            "resourceVersionMatch",
+            FieldErrorReason::Forbidden,
+            "resourceVersionMatch is forbidden unless resourceVersion is provided",
+        );
+    }
+    if matching.is_some() && continued {
+        return invalid("resourceVersionMatch", FieldErrorReason::Forbidden, "resourceVersionMatch is forbidden when continue is provided");
+    }
+    let Some(text) = text else { return Ok(At::Now) };
+    let revision = Revision::parse(text).ok_or_else(|| ApiError::bad_request(format!("invalid resource version {text:?}")))?;
+    if continued && revision != Revision(0) {
+        return Err(ApiError::bad_request("specifying resource version is not allowed when using continue"));
+    }
+    match matching {
+        Some("Exact") if revision == Revision(0) => invalid(
+            "resourceVersionMatch",
+            FieldErrorReason::Forbidden,
+            "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"",
+        ),
+        Some("Exact") => Ok(At::Exactly(revision)),
+        Some("NotOlderThan") => Ok(At::NotOlderThan(revision)),
+        Some(_) => invalid("resourceVersionMatch", FieldErrorReason::NotSupported, "supported values: \"Exact\", \"NotOlderThan\", \"\""),
+        None if limit > 0 && !continued && revision != Revision(0) => Ok(At::Exactly(revision)),
+        None => Ok(At::NotOlderThan(revision)),
+    }
+}
+
+/// The list as a stream of shared bytes, put together piece by piece.
+fn items(view: View, metadata: &Value, entries: Vec<Arc<Entry>>) -> Body {
+    let (kind, api_version) = match view.form {
+        Form::Partial(version) => ("PartialObjectMetadataList".to_owned(), format!("meta.k8s.io/{version}")),
+        Form::Full | Form::Table(_) => (view.kind.list_kind(), view.kind.api_version()),
+    };
+    let head = format!("{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[", json!(kind), json!(api_version));
+    let start = (Some(BytesMut::from(head.as_bytes())), entries.into_iter(), true);
+    Body::from_stream(stream::try_unfold(start, move |(buffer, mut entries, mut first)| async move {
+        let Some(mut buffer) = buffer else { return Ok(None) };
+        while buffer.len() < CHUNK_BYTES {
+            let Some(entry) = entries.next() else {
+                buffer.put_slice(b"]}");
+                return Ok(Some((buffer.freeze(), (None, entries, first))));
+            };
+            if !std::mem::take(&mut first) {
+                buffer.put_u8(b',');
+            }
+            let object: Bytes = view.encode(&entry.bytes)?;
+            buffer.put_slice(&object);
+        }
+        Ok::<_, ApiError>(Some((buffer.freeze(), (Some(BytesMut::new()), entries, first))))
+    }))
+}
