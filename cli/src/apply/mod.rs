@@ -1,0 +1,124 @@
+//! `gantry apply`: all objects of the files in one transaction, and, if asked, the wait until they are ready.
+
+mod progress;
+pub(crate) mod request;
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Result, bail};
+use gantry_api::registry::find_kind;
+use gantry_client::DynamicApi;
+use serde_json::Value;
+
+use crate::duration;
+use crate::manifest::{self, FileArgs, Manifest};
+use crate::output::{self, Format};
+use crate::resources::qualified_name;
+use crate::session::{Global, Session};
+use request::{Outcome, summary};
+
+/// What the command takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    files: FileArgs,
+    /// `server`: compute everything and store nothing; `client`: check the files without a server
+    #[arg(long, value_name = "WHERE", value_parser = ["server", "client"], num_args = 0..=1, default_missing_value = "server")]
+    dry_run: Option<String>,
+    /// Wait until a condition of all objects holds
+    #[arg(long, value_name = "CONDITION", num_args = 0..=1, require_equals = true, default_missing_value = "Ready")]
+    wait: Option<String>,
+    /// How long to wait at most
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse)]
+    timeout: Duration,
+    /// Take fields over from other appliers
+    #[arg(long)]
+    force: bool,
+    /// Who owns the fields applied
+    #[arg(long, value_name = "NAME", default_value = "gantry")]
+    field_manager: String,
+    /// json, yaml or name instead of a line an object
+    #[arg(short, long, value_name = "FORM")]
+    output: Option<Format>,
+}
+
+/// Runs the command.
+pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode> {
+    if args.dry_run.as_deref() == Some("client") {
+        let namespace = global.namespace.as_deref().unwrap_or("default");
+        return offline(&args, &manifest::read(&args.files, namespace)?);
+    }
+    let session = Session::open(global)?;
+    let manifests = manifest::read(&args.files, &session.namespace)?;
+    let dry_run = args.dry_run.is_some();
+    let outcomes = request::send(&session.client, &manifests, &args.field_manager, args.force, dry_run).await?;
+    print(&args, &manifests, &outcomes, dry_run)?;
+    if outcomes.iter().any(Outcome::is_refused) {
+        return Ok(ExitCode::from(crate::failure::FAILED));
+    }
+    match &args.wait {
+        Some(condition) if !dry_run => progress::wait(&session.client, &waited_for(&session, &outcomes), condition, args.timeout).await,
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+fn print(args: &Args, manifests: &[Manifest], outcomes: &[Outcome], dry_run: bool) -> Result<()> {
+    match &args.output {
+        None | Some(Format::Table | Format::Wide) => {
+            for outcome in outcomes {
+                let line = summary(outcome, dry_run);
+                if outcome.is_refused() { output::tell(&line) } else { output::print(&format!("{line}\n"))? }
+            }
+            Ok(())
+        }
+        Some(format) => {
+            let objects = manifests.iter().map(|manifest| manifest.object.clone()).collect();
+            output::print(&output::render(format, &output::list(objects))?)
+        }
+    }
+}
+
+/// The objects that have conditions to wait for: those of our own kinds.
+fn waited_for(session: &Session, outcomes: &[Outcome]) -> Vec<progress::Wanted> {
+    let wanted = |outcome: &Outcome| {
+        let kind = find_kind(&outcome.api_version, &outcome.kind).filter(|kind| kind.ours && kind.has_status)?;
+        let namespace = Some(outcome.namespace.clone()).filter(|n| !n.is_empty()).unwrap_or_else(|| session.namespace.clone());
+        let api = DynamicApi::new(&session.client, kind.into(), Some(&namespace));
+        Some(progress::Wanted { api, shown: qualified_name(kind, &outcome.name), name: outcome.name.clone(), namespace })
+    };
+    outcomes.iter().filter(|outcome| outcome.action != "Deleted").filter_map(wanted).collect()
+}
+
+/// Checks the files with what this program knows, every error at once.
+fn offline(args: &Args, manifests: &[Manifest]) -> Result<ExitCode> {
+    let mut wrong = Vec::new();
+    for manifest in manifests {
+        wrong.extend(errors_of(manifest));
+    }
+    if !wrong.is_empty() {
+        bail!("{} of the files' fields are wrong:\n  {}", wrong.len(), wrong.join("\n  "));
+    }
+    if let Some(format) = args.output.as_ref().filter(|format| !format.is_table()) {
+        let objects: Vec<Value> = manifests.iter().map(|manifest| manifest.object.clone()).collect();
+        output::print(&output::render(format, &output::list(objects))?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    for manifest in manifests {
+        output::print(&format!("{} checked (dry run)\n", output::name_of(&manifest.object)))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn errors_of(manifest: &Manifest) -> Vec<String> {
+    let shown = output::name_of(&manifest.object);
+    let Some(kind) = manifest.kind else {
+        let text = |field: &str| manifest.object[field].as_str().unwrap_or_default().to_owned();
+        return vec![format!("{shown}: there is no kind {} in {}", text("kind"), text("apiVersion"))];
+    };
+    let errors = match (kind.normalize)(manifest.object.clone()) {
+        Ok(object) => (kind.validate)(&object, None),
+        Err(errors) => errors,
+    };
+    errors.iter().map(|error| format!("{shown}: {}: {}", error.path, error.message)).collect()
+}

@@ -1,0 +1,90 @@
+//! `gantry plan`: what `apply` would change, field by field, and what that would do to running containers.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use serde_json::Value;
+
+use crate::apply::request::{self, Outcome};
+use crate::failure::FAILED;
+use crate::manifest::{self, FileArgs};
+use crate::output::{self, table::clean};
+use crate::session::{Global, Session};
+
+/// The longest value that is shown of a field, in characters.
+const VALUE_LIMIT: usize = 200;
+
+/// What the command takes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[command(flatten)]
+    files: FileArgs,
+    /// As `apply --force`
+    #[arg(long)]
+    force: bool,
+    /// As `apply --field-manager`
+    #[arg(long, value_name = "NAME", default_value = "gantry")]
+    field_manager: String,
+}
+
+/// Runs the command. Exit code 0 whether or not something would change; 1 when the server would refuse it.
+pub(crate) async fn run(global: &Global, args: &Args) -> Result<ExitCode> {
+    let session = Session::open(global)?;
+    let manifests = manifest::read(&args.files, &session.namespace)?;
+    let outcomes = request::send(&session.client, &manifests, &args.field_manager, args.force, true).await?;
+    output::print(&render(&outcomes))?;
+    Ok(ExitCode::from(if outcomes.iter().any(Outcome::is_refused) { FAILED } else { 0 }))
+}
+
+fn render(outcomes: &[Outcome]) -> String {
+    let mut text = String::new();
+    for outcome in outcomes.iter().filter(|outcome| !outcome.is_unchanged()) {
+        let sign = match outcome.action.as_str() {
+            "Created" => "+",
+            "Deleted" => "-",
+            "Updated" => "~",
+            _ => "!",
+        };
+        text.push_str(&format!("{sign} {}", outcome.shown()));
+        if !outcome.effect_message.is_empty() {
+            text.push_str(&format!("  {}", clean(&outcome.effect_message)));
+        }
+        text.push('\n');
+        if !outcome.message.is_empty() {
+            text.push_str(&format!("    {}\n", clean(&outcome.message)));
+        }
+        for change in outcome.changes.iter().filter(|_| outcome.action != "Created") {
+            text.push_str(&format!("    {}: {} -> {}\n", change.path, short(&change.old), short(&change.new)));
+        }
+    }
+    let count = |action: &str| outcomes.iter().filter(|outcome| outcome.action == action).count();
+    let (created, updated, deleted, unchanged) = (count("Created"), count("Updated"), count("Deleted"), count("Unchanged"));
+    text.push_str(&format!("Plan: {created} to create, {updated} to change, {deleted} to delete, {unchanged} unchanged.\n"));
+    text
+}
+
+fn short(value: &Value) -> String {
+    if value.is_null() {
+        return "(none)".to_owned();
+    }
+    let text = clean(&value.to_string());
+    if text.chars().count() <= VALUE_LIMIT { text } else { text.chars().take(VALUE_LIMIT).collect::<String>() + "…" }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn fields_and_effects_are_shown() {
+        let outcomes: Vec<Outcome> = serde_json::from_value(json!([
+            {"apiVersion": "gantry.dev/v1", "kind": "Volume", "name": "data", "action": "Created"},
+            {"apiVersion": "gantry.dev/v1", "kind": "Container", "name": "web", "action": "Updated", "effect": "Replace", "effectMessage": "replaces web",
+             "changes": [{"path": "spec.image", "old": "nginx:1", "new": "nginx:2"}, {"path": "spec.tty", "old": null, "new": true}]},
+            {"apiVersion": "gantry.dev/v1", "kind": "Network", "name": "n", "action": "Unchanged"}]))
+        .unwrap();
+        let expected = "+ volume.gantry.dev/data\n~ container.gantry.dev/web  replaces web\n    spec.image: \"nginx:1\" -> \"nginx:2\"\n    spec.tty: (none) -> true\nPlan: 1 to create, 1 to change, 0 to delete, 1 unchanged.\n";
+        assert_eq!(render(&outcomes), expected);
+    }
+}
