@@ -13,6 +13,10 @@
 //!
 //! Nothing here waits for a container: every call has a time limit, and one sick shim slows no other call.
 
+pub mod defaults;
+pub mod seccomp;
+pub mod shim;
+
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
