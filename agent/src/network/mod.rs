@@ -9,6 +9,12 @@
 //! * IPv4 ports on loopback need no process on the path: DNAT at the output hook, `route_localnet` on the bridge, masquerade, hairpin.
 //! * names and the `::1` proxy: `gantry-netd`, which reads its table from a file in the run directory and outlives the engine.
 
+pub mod bridge;
+mod firewall;
+mod links;
+pub mod memory;
+mod ports;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{BorrowedFd, OwnedFd};
 
