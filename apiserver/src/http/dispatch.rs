@@ -118,7 +118,7 @@ fn authorize_path(server: &AppState, identity: &Identity, parts: &Parts) -> Resu
     permit(server, identity, &attributes)
 }
 
-fn permit(server: &AppState, identity: &Identity, attributes: &Attributes<'_>) -> Result<(), ApiError> {
+pub(super) fn permit(server: &AppState, identity: &Identity, attributes: &Attributes<'_>) -> Result<(), ApiError> {
     let Decision::Deny { reason } = server.authorizer.authorize(identity, attributes) else { return Ok(()) };
     if identity.is_anonymous() {
         return Err(ApiError::unauthorized());

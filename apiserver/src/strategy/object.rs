@@ -7,7 +7,7 @@ use gantry_api::registry::KindInfo;
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::store::{Index, Key, Record, Revision};
+use crate::store::{Index, Key, Record};
 
 /// A string field of `metadata`; absent is empty.
 pub(crate) fn meta_text<'a>(object: &'a Value, field: &str) -> &'a str {
@@ -93,11 +93,6 @@ pub(crate) fn key(kind: &KindInfo, namespace: &str, name: &str) -> Key {
 /// When the bytes are not what was written.
 pub(crate) fn decode(record: &Record) -> Result<Value, serde_json::Error> {
     serde_json::from_slice(&record.bytes)
-}
-
-/// Puts the revision into a decoded object.
-pub(crate) fn set_revision(object: &mut Value, revision: Revision) {
-    set_meta(object, "resourceVersion", Some(revision.to_string().into()));
 }
 
 /// What selections and look-ups need of an object.

@@ -1,5 +1,6 @@
 //! The real router over the store in memory, by HTTP requests.
 
+mod applying;
 mod documents;
 mod reading;
 mod watching;
