@@ -115,7 +115,7 @@ fn fields(value: &Value, depth: usize, text: &mut String) {
             }
         }
         Value::Array(items) if items.iter().all(is_scalar) => {
-            items.iter().for_each(|item| text.push_str(&format!("{indent}{}\n", scalar(item))))
+            items.iter().for_each(|item| text.push_str(&format!("{indent}{}\n", scalar(item))));
         }
         Value::Array(items) => {
             for item in items {

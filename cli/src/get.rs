@@ -249,7 +249,7 @@ impl Get {
         while let Some(event) = events.next().await {
             match event? {
                 WatchEvent::Added(object) | WatchEvent::Modified(object) | WatchEvent::Deleted(object) => {
-                    output::print(&self.one(&object)?)?
+                    output::print(&self.one(&object)?)?;
                 }
                 WatchEvent::Bookmark(_) => {}
             }

@@ -89,7 +89,7 @@ pub(crate) fn render(format: &Format, object: &Value) -> Result<String> {
 
 /// Several objects as one.
 pub(crate) fn list(items: Vec<Value>) -> Value {
-    json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": items})
+    json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": Value::Array(items)})
 }
 
 /// The objects of a list, or the object itself.
