@@ -107,7 +107,7 @@ fn groups_of(all: &[Resource]) -> Vec<(&'static str, &'static str)> {
 pub(crate) fn core(headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
     let all = all();
     if let Some(version) = aggregated(headers) {
-        return Ok(aggregate(headers, version, vec![item(&all, "", &["v1"])]));
+        return Ok(aggregate(headers, version, &[item(&all, "", &["v1"])]));
     }
     let versions = json!({
         "kind": "APIVersions", "versions": ["v1"],
@@ -121,7 +121,7 @@ pub(crate) fn groups(headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
     let all = all();
     let groups = groups_of(&all);
     if let Some(version) = aggregated(headers) {
-        return Ok(aggregate(headers, version, groups.iter().map(|(group, version)| item(&all, group, &[version])).collect()));
+        return Ok(aggregate(headers, version, &groups.iter().map(|(group, version)| item(&all, group, &[version])).collect::<Vec<_>>()));
     }
     let list: Vec<Value> = groups.iter().map(|(group, version)| api_group(group, version)).collect();
     Ok(plain(headers, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})))
@@ -206,7 +206,7 @@ fn item(all: &[Resource], group: &str, versions: &[&str]) -> Value {
     json!({"metadata": metadata, "versions": versions.iter().map(version).collect::<Vec<_>>()})
 }
 
-fn aggregate(headers: &HeaderMap, version: &str, items: Vec<Value>) -> Response<Body> {
+fn aggregate(headers: &HeaderMap, version: &str, items: &[Value]) -> Response<Body> {
     let document =
         json!({"kind": "APIGroupDiscoveryList", "apiVersion": format!("apidiscovery.k8s.io/{version}"), "metadata": {}, "items": items});
     let content_type = format!("application/json;g=apidiscovery.k8s.io;v={version};as=APIGroupDiscoveryList");

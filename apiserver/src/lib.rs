@@ -1,12 +1,12 @@
 //! The API server: objects in a store, served over HTTP as Kubernetes serves its own.
 //!
 //! * [`http`]: from a URL to a verb and back to an answer.
-//! * [`discovery`], [`openapi`]: what there is, for clients.
+//! * `discovery` and `openapi`: what there is, for clients.
 //! * [`auth`]: who asks, and whether they may.
-//! * [`admission`], [`strategy`]: what becomes of a request before it is committed.
-//! * [`cache`], [`store`]: the objects and the log of their changes.
+//! * `admission` and `strategy`: what becomes of a request before it is committed.
+//! * [`cache`] and [`store`]: the objects and the log of their changes.
 //! * [`stream`]: logs and exec, passed on to the node that runs the container.
-//! * [`server`]: listeners.
+//! * [`server`] has the listeners.
 
 mod admission;
 pub mod auth;

@@ -65,24 +65,24 @@ impl View {
             Form::Table(_) => {
                 let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
                 let row = self.row(object);
-                self.table(vec![row], metadata).to_string().into()
+                self.table(&[row], &metadata).to_string().into()
             }
         })
     }
 
     /// An object that carries nothing but a revision, for bookmarks.
-    pub(crate) fn bookmark(&self, metadata: Value) -> Value {
+    pub(crate) fn bookmark(&self, metadata: &Value) -> Value {
         match self.form {
             Form::Full => json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata}),
             Form::Partial(version) => {
                 json!({"kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata})
             }
-            Form::Table(_) => self.table(Vec::new(), metadata),
+            Form::Table(_) => self.table(&[], metadata),
         }
     }
 
     /// A table of these rows.
-    pub(crate) fn table(&self, rows: Vec<Value>, metadata: Value) -> Value {
+    pub(crate) fn table(&self, rows: &[Value], metadata: &Value) -> Value {
         let version = if let Form::Table(version) = self.form { version } else { "v1" };
         json!({
             "kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata,

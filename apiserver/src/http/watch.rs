@@ -179,7 +179,7 @@ impl Frames {
                 if self.mark_initial_end {
                     let annotations = json!({"k8s.io/initial-events-end": "true"});
                     let metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null, "annotations": annotations});
-                    self.push_bookmark(&self.view.bookmark(metadata));
+                    self.push_bookmark(&self.view.bookmark(&metadata));
                 }
                 return;
             }
@@ -198,7 +198,7 @@ impl Frames {
         }
         let Some(revision) = self.watcher.bookmark().filter(|revision| self.told != Some(*revision)) else { return };
         self.told = Some(revision);
-        self.push_bookmark(&self.view.bookmark(json!({"resourceVersion": revision.to_string(), "creationTimestamp": null})));
+        self.push_bookmark(&self.view.bookmark(&json!({"resourceVersion": revision.to_string(), "creationTimestamp": null})));
     }
 
     fn push_bookmark(&mut self, object: &serde_json::Value) {
