@@ -45,6 +45,8 @@ pub(super) fn find(root: &OwnedFd, user: Option<&str>, process: Option<&Process>
     };
     let extra = process.and_then(|process| process.user().additional_gids().clone()).unwrap_or_default();
     identity.groups.extend(extra);
+    // The primary group among them, or a set-group-id program could drop it to get past a denial (CVE-2022-36109).
+    identity.groups.push(identity.gid);
     identity.groups.sort_unstable();
     identity.groups.dedup();
     identity.groups.truncate(MAX_GROUPS);

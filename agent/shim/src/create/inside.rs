@@ -135,7 +135,7 @@ fn ready(planned: Planned) -> Result<Vec<Ready>, Failure> {
             }
             Ok(vec![Ready::plain(made(&context, planned.attributes, &name)?, true)])
         }
-        Source::Cgroup => cgroups(planned.attributes),
+        Source::Cgroup(layout) => cgroups(&layout, planned.attributes),
     }
 }
 
@@ -148,8 +148,7 @@ fn made(context: &FsContext, attributes: u64, name: &str) -> Result<OwnedFd, Fai
 }
 
 /// The container's own part of each hierarchy: its cgroup namespace makes that the root.
-fn cgroups(attributes: u64) -> Result<Vec<Ready>, Failure> {
-    let layout = Layout::probe().map_err(step("find the cgroup hierarchies"))?;
+fn cgroups(layout: &Layout, attributes: u64) -> Result<Vec<Ready>, Failure> {
     if layout.is_pure_v2() {
         let context = FsContext::new("cgroup2").map_err(step("make a cgroup2"))?;
         return Ok(vec![Ready::plain(made(&context, attributes, "cgroup2")?, true)]);

@@ -3,6 +3,7 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use gantry_sys::cgroup::Layout;
 use gantry_sys::mount::{Change, FsContext, NOATIME, NODEV, NOEXEC, NOSUID, RDONLY, STRICTATIME, change, clone_path};
 use nix::mount::MsFlags;
 use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
@@ -27,8 +28,8 @@ pub(super) enum Source {
     Inside { kind: String, options: Vec<(String, Option<String>)> },
     /// The host's, all of it (`/sys` where the network is the host's).
     Host { path: PathBuf },
-    /// The container's own part of every hierarchy.
-    Cgroup,
+    /// The container's own part of every hierarchy. Found here: seen from a cgroup namespace the mounts have other roots.
+    Cgroup(Layout),
 }
 
 /// Nodes that every container has (OCI runtime spec, "Default Devices").
@@ -95,7 +96,7 @@ fn plan(context: &Context<'_>, mount: &Mount, devices: &[LinuxDevice]) -> Result
     let source = match kind.as_str() {
         _ if bind => bind_mount(context, mount, &options)?,
         "tmpfs" if target == Path::new("/dev") => dev(context, attributes, devices)?,
-        "cgroup" | "cgroup2" => Source::Cgroup,
+        "cgroup" | "cgroup2" => Source::Cgroup(Layout::probe().map_err(step("find the cgroup hierarchies"))?),
         "sysfs" if context.namespaces.network.is_none() && context.namespaces.user.is_some() => Source::Host { path: "/sys".into() },
         "proc" | "sysfs" | "tmpfs" | "devpts" | "mqueue" => Source::Inside { kind, options: options.data },
         _ => {
