@@ -14,6 +14,7 @@
 //! Nothing here waits for a container: every call has a time limit, and one sick shim slows no other call.
 
 pub mod defaults;
+pub mod memory;
 pub mod seccomp;
 pub mod shim;
 
