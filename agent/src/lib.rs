@@ -6,14 +6,24 @@
 //!
 //! | module | what it is about | its trait has an in-memory twin |
 //! |---|---|---|
+//! | [`container`] | the worker of each container: observe, plan, step; status | |
 //! | [`runtime`] | processes: shims, sandboxes, OCI specs, cgroups | yes |
 //! | [`network`] | bridges, links, addresses, published ports, names | yes |
 //! | [`snapshot`] | unpacked layers and writable layers | yes |
 //! | [`volume`] | data that outlives containers | yes |
 //! | [`image`] | registries, verification, unpacking | |
+//! | [`logs`], [`stream`] | what containers wrote, and further processes in them, for clients | |
+//! | [`node`] | this node as an object | |
 
+pub mod agent;
+pub mod container;
 pub mod ids;
+pub mod image;
+pub mod logs;
 pub mod network;
+pub mod node;
+mod readiness;
 pub mod runtime;
 pub mod snapshot;
+pub mod stream;
 pub mod volume;

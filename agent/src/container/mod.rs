@@ -39,7 +39,7 @@ mod worker;
 
 pub use dispatch::run;
 pub(crate) use needs::volume_wish;
-pub use needs::{LocalImage, LocalImages};
+pub use needs::LocalImages;
 
 /// What carries out the agent's decisions.
 #[derive(Clone)]

@@ -23,7 +23,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
             () = stop.cancelled() => return,
             changed = changes.recv() => if changed.is_none() { return },
         }
-        while changes.try_recv().is_some() {}
+        while changes.try_recv().is_ok() {}
         let names = records(&informer.list());
         if published.as_ref() == Some(&names) {
             continue;

@@ -7,31 +7,27 @@ use futures_util::future::BoxFuture;
 use gantry_api::Kind as _;
 use gantry_api::ObjectKey;
 use gantry_api::kinds::container::{Container, ContainerSpec, NetworkMode};
-use gantry_api::kinds::image::{Image, ImageConfig, ImageNodePhase};
+use gantry_api::kinds::image::{Image, ImageNodePhase};
 use gantry_api::kinds::network::Network;
 use gantry_api::meta::{ConditionStatus, find_condition};
 use gantry_api::reference::ImageReference;
 
 use super::status::{Aspect, Finding};
 use super::{Context, Informers};
+use crate::image::{ImageService, LocalImage};
 use crate::network::{InterfaceWish, NetworkWish, PortWish, Subnet};
 use crate::volume::{VolumeError, VolumeWish};
-
-/// An image that is unpacked on this node.
-#[derive(Debug, Clone, Default, PartialEq)]
-pub struct LocalImage {
-    /// Digest of its manifest.
-    pub digest: String,
-    /// Layers, lowest first.
-    pub diff_ids: Vec<String>,
-    /// What it says of its process.
-    pub config: ImageConfig,
-}
 
 /// The images that are unpacked on this node.
 pub trait LocalImages: Send + Sync + 'static {
     /// The image with this manifest digest, `None` when it is not here whole.
     fn local<'a>(&'a self, digest: &'a str) -> BoxFuture<'a, Option<LocalImage>>;
+}
+
+impl LocalImages for ImageService {
+    fn local<'a>(&'a self, digest: &'a str) -> BoxFuture<'a, Option<LocalImage>> {
+        Box::pin(Self::local(self, digest))
+    }
 }
 
 /// Why a start must wait.

@@ -8,7 +8,7 @@ use crate::runtime::{Exit, ObservedState, Started};
 
 /// What the object asks of this node.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Wish {
+pub(crate) enum Wish {
     /// It is deleted or bound elsewhere: nothing of it should be here.
     Gone,
     /// It should exist, and run or not.
@@ -22,18 +22,18 @@ pub enum Wish {
 
 /// What is here.
 #[derive(Debug, Clone, Copy)]
-pub struct Here<'a> {
+pub(crate) struct Here<'a> {
     /// What its shim says; `None` when there is no trace of a sandbox.
-    pub state: Option<&'a ObservedState>,
+    pub(crate) state: Option<&'a ObservedState>,
     /// What it was last started from.
-    pub record: Option<&'a Record>,
+    pub(crate) record: Option<&'a Record>,
     /// What differs between that and the wish.
-    pub changes: &'a [Change],
+    pub(crate) changes: &'a [Change],
 }
 
 /// What to do next. After every step the world is looked at again.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub(crate) enum Step {
     /// Everything is as it should be: it runs.
     KeepRunning(Started),
     /// Everything is as it should be: it does not run, and this is how it ended, if it ever ran.
@@ -54,7 +54,7 @@ pub enum Step {
 
 /// Why a process is started.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StartReason {
+pub(crate) enum StartReason {
     /// Wished, or asked for by a person; counts as no restart.
     Wished,
     /// Its process ended by itself; the back-off applies.
@@ -64,7 +64,7 @@ pub enum StartReason {
 }
 
 /// The next step.
-pub fn plan(wish: Wish, here: Here<'_>) -> Step {
+pub(crate) fn plan(wish: Wish, here: Here<'_>) -> Step {
     match wish {
         Wish::Gone => plan_gone(here),
         Wish::Present { state, restart_policy } => plan_present(state, restart_policy, here),

@@ -16,40 +16,40 @@ use crate::runtime::{Exit, IdRange};
 /// Unknown fields are kept out and missing ones defaulted, so that an older or newer engine reads it.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
-pub struct Record {
+pub(crate) struct Record {
     /// Namespace of the object, for people and for leftovers whose object is gone.
-    pub namespace: String,
+    pub(crate) namespace: String,
     /// Name of the object.
-    pub name: String,
+    pub(crate) name: String,
     /// 64 hexadecimal digits, new at each replacement.
-    pub container_id: String,
+    pub(crate) container_id: String,
     /// Generation of the spec.
-    pub generation: i64,
+    pub(crate) generation: i64,
     /// The declared spec, defaults applied, as JSON: newer fields survive an older engine.
-    pub spec: Value,
+    pub(crate) spec: Value,
     /// The field paths that the engine which started it knew; others count as unchanged.
-    pub knew: Vec<String>,
+    pub(crate) knew: Vec<String>,
     /// Digest of the image manifest.
-    pub image_digest: String,
+    pub(crate) image_digest: String,
     /// Layers, lowest first.
-    pub diff_ids: Vec<String>,
+    pub(crate) diff_ids: Vec<String>,
     /// Signal that asks it to stop, by number: the image's or the spec's.
-    pub stop_signal: i32,
+    pub(crate) stop_signal: i32,
     /// Host ids given to it.
-    pub id_range: Option<IdRange>,
+    pub(crate) id_range: Option<IdRange>,
     /// Chosen host ports, so that they stay.
-    pub ports: Vec<RecordedPort>,
+    pub(crate) ports: Vec<RecordedPort>,
     /// Restarts by policy so far.
-    pub restarts: u32,
+    pub(crate) restarts: u32,
     /// Why its process was asked to end, if it was: such an end is not the policy's business.
-    pub stopping: Option<StopReason>,
+    pub(crate) stopping: Option<StopReason>,
     /// The last end, so that a finished container stays finished after a reboot.
-    pub exit: Option<Exit>,
+    pub(crate) exit: Option<Exit>,
 }
 
 /// Why a process was asked to end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum StopReason {
+pub(crate) enum StopReason {
     /// `desiredState: Stopped`.
     Stopped,
     /// A change that needs a new process in the same writable layer.
@@ -63,13 +63,13 @@ pub enum StopReason {
 /// A published port, to be published on the same host port again.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct RecordedPort {
+pub(crate) struct RecordedPort {
     /// First port inside.
-    pub container_port: u16,
+    pub(crate) container_port: u16,
     /// `tcp` or `udp`.
-    pub protocol: gantry_api::kinds::container::Protocol,
+    pub(crate) protocol: gantry_api::kinds::container::Protocol,
     /// First port on the node.
-    pub host_port: u16,
+    pub(crate) host_port: u16,
 }
 
 impl From<&PortPublished> for RecordedPort {
@@ -80,17 +80,17 @@ impl From<&PortPublished> for RecordedPort {
 
 impl Record {
     /// From what a shim kept; a record that cannot be read is as good as none.
-    pub fn from_value(value: &Value) -> Option<Self> {
+    pub(crate) fn from_value(value: &Value) -> Option<Self> {
         serde_json::from_value(value.clone()).ok().filter(|record: &Self| !record.container_id.is_empty())
     }
 
     /// For a shim to keep.
-    pub fn to_value(&self) -> Value {
+    pub(crate) fn to_value(&self) -> Value {
         serde_json::to_value(self).unwrap_or_default()
     }
 
     /// The spec as this engine understands it; defaults where it does not.
-    pub fn typed_spec(&self) -> ContainerSpec {
+    pub(crate) fn typed_spec(&self) -> ContainerSpec {
         serde_json::from_value(self.spec.clone()).unwrap_or_default()
     }
 }
@@ -100,13 +100,13 @@ impl Record {
 /// They matter only when the run directory is gone (a reboot). They are replaced atomically but not synced: after a power cut an
 /// older one may be found, which is a spec that the writable layer was once started from.
 #[derive(Debug, Clone)]
-pub struct Records {
+pub(crate) struct Records {
     dir: PathBuf,
 }
 
 impl Records {
     /// In `data_dir`, which exists.
-    pub fn open(data_dir: &Path) -> io::Result<Self> {
+    pub(crate) fn open(data_dir: &Path) -> io::Result<Self> {
         let dir = data_dir.join("records");
         std::fs::create_dir_all(&dir)?;
         Ok(Self { dir })
@@ -117,20 +117,20 @@ impl Records {
     }
 
     /// The record of a container, if one is there and can be read.
-    pub fn load(&self, uid: &ContainerUid) -> Option<Record> {
+    pub(crate) fn load(&self, uid: &ContainerUid) -> Option<Record> {
         let bytes = std::fs::read(self.path(uid)).ok()?;
         serde_json::from_slice(&bytes).ok()
     }
 
     /// Replaces the record of a container.
-    pub fn save(&self, uid: &ContainerUid, record: &Record) -> io::Result<()> {
+    pub(crate) fn save(&self, uid: &ContainerUid, record: &Record) -> io::Result<()> {
         let temporary = self.dir.join(format!("{uid}.json.new"));
         std::fs::write(&temporary, serde_json::to_vec(record)?)?;
         std::fs::rename(&temporary, self.path(uid))
     }
 
     /// Removes the record of a container. Idempotent.
-    pub fn remove(&self, uid: &ContainerUid) -> io::Result<()> {
+    pub(crate) fn remove(&self, uid: &ContainerUid) -> io::Result<()> {
         match std::fs::remove_file(self.path(uid)) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
@@ -138,7 +138,7 @@ impl Records {
     }
 
     /// Containers that have a record here.
-    pub fn list(&self) -> Vec<ContainerUid> {
+    pub(crate) fn list(&self) -> Vec<ContainerUid> {
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return Vec::new() };
         entries
             .filter_map(|entry| ContainerUid::new(entry.ok()?.file_name().to_str()?.strip_suffix(".json")?))

@@ -13,13 +13,14 @@ use tracing::info;
 use super::backoff::Delay;
 use super::dispatch::Shared;
 use super::environment::{self, References};
-use super::needs::{self, Blocked, LocalImage, NetworkNeeds, VolumeSource};
+use super::needs::{self, Blocked, NetworkNeeds, VolumeSource};
 use super::oci::{self, BindSource};
 use super::plan::StartReason;
 use super::record::Record;
 use super::status::{Aspect, Finding};
 use super::worker::{Next, Worker, describe_exit};
 use crate::ids::{ContainerUid, chain};
+use crate::image::LocalImage;
 use crate::runtime::{Bundle, EtcFile, Exit, IdRange, LogTarget, RuntimeError, SandboxSpec, Started};
 use crate::snapshot::{Rootfs, SnapshotError};
 

@@ -234,7 +234,7 @@ impl DirWatch {
         let inotify = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK)?;
         inotify.add_watch(dir, AddWatchFlags::IN_MODIFY | AddWatchFlags::IN_CREATE | AddWatchFlags::IN_MOVED_TO)?;
         let descriptor = inotify.as_fd().try_clone_to_owned()?;
-        Ok(Self { notify: AsyncFd::new(descriptor)? })
+        Ok(Self { notify: crate::readiness::readable(descriptor)? })
     }
 
     async fn changed(&self) -> io::Result<()> {

@@ -11,8 +11,7 @@ const DEFAULT_FILE: &str = "/etc/gantry/config.yaml";
 const SOCKET_PATH_MAX: usize = 108;
 
 /// Names and directories by which one engine is told from another. All have twins in the environment and in the configuration file.
-#[derive(Debug, Clone, Default, clap::Args, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct InstanceArgs {
     /// What survives a reboot: store, content, snapshots, volumes, pki [default: /var/lib/gantry]
     #[arg(long, env = "GANTRY_DATA_DIR", value_name = "DIR")]
@@ -26,11 +25,9 @@ pub(crate) struct InstanceArgs {
 }
 
 /// Everything that `gantry serve` takes.
-#[derive(Debug, Clone, Default, clap::Args, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[derive(Debug, Clone, Default, clap::Args)]
 pub(crate) struct ServeArgs {
     #[command(flatten)]
-    #[serde(flatten)]
     instance: InstanceArgs,
     /// TLS address of the API; repeatable; `none` for the Unix socket only [default: 127.0.0.1:7443]
     #[arg(long, env = "GANTRY_LISTEN", value_name = "ADDRESS", value_delimiter = ',')]
@@ -49,12 +46,24 @@ pub(crate) struct ServeArgs {
     log_format: Option<LogFormat>,
     /// Configuration file [default: /etc/gantry/config.yaml]
     #[arg(long, env = "GANTRY_CONFIG", value_name = "FILE")]
-    #[serde(skip)]
     config: Option<PathBuf>,
     /// Print the merged configuration and exit
     #[arg(long)]
-    #[serde(skip)]
     pub(crate) print_config: bool,
+}
+
+/// The configuration file: the flags' names in camel case.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+struct FileConfig {
+    data_dir: Option<PathBuf>,
+    run_dir: Option<PathBuf>,
+    instance: Option<String>,
+    listen: Vec<String>,
+    node_name: Option<String>,
+    store: Option<String>,
+    insecure_registry: Vec<String>,
+    log_format: Option<LogFormat>,
 }
 
 /// Form of the engine's own log.
@@ -83,11 +92,11 @@ pub(crate) struct EngineConfig {
 }
 
 impl InstanceArgs {
-    fn or(self, file: Self) -> Self {
+    fn or(self, file: &FileConfig) -> Self {
         Self {
-            data_dir: self.data_dir.or(file.data_dir),
-            run_dir: self.run_dir.or(file.run_dir),
-            instance: self.instance.or(file.instance),
+            data_dir: self.data_dir.or_else(|| file.data_dir.clone()),
+            run_dir: self.run_dir.or_else(|| file.run_dir.clone()),
+            instance: self.instance.or_else(|| file.instance.clone()),
         }
     }
 
@@ -114,13 +123,12 @@ impl ServeArgs {
     /// Flags over environment over file over defaults.
     pub(crate) fn resolve(self) -> anyhow::Result<EngineConfig> {
         let file = read_file(self.config.as_deref())?;
-        let (data_dir, run_dir, instance) = self.instance.or(file.instance).resolve()?;
+        let (data_dir, run_dir, instance) = self.instance.or(&file).resolve()?;
         let listen = first_given(self.listen, file.listen, || vec!["127.0.0.1:7443".to_owned()]);
         let store = self.store.or(file.store).unwrap_or_else(|| "redb".to_owned());
         anyhow::ensure!(store == "redb", "--store `{store}`: this build has only `redb`");
         let node_name = self.node_name.or(file.node_name).map_or_else(host_name, Ok)?;
-        let errors = gantry_api::validate::name::subdomain(&node_name);
-        anyhow::ensure!(errors.is_none(), "--node-name `{node_name}`: {}", errors.unwrap_or_default());
+        gantry_api::validate::name::subdomain(&node_name).map_err(|why| anyhow::anyhow!("--node-name `{node_name}`: {why}"))?;
         Ok(EngineConfig {
             data_dir,
             run_dir,
@@ -162,11 +170,11 @@ fn host_name() -> anyhow::Result<String> {
     Ok(name.to_string_lossy().to_ascii_lowercase())
 }
 
-fn read_file(named: Option<&Path>) -> anyhow::Result<ServeArgs> {
+fn read_file(named: Option<&Path>) -> anyhow::Result<FileConfig> {
     let path = named.unwrap_or_else(|| Path::new(DEFAULT_FILE));
     let text = match std::fs::read_to_string(path) {
         Ok(text) => text,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => return Ok(ServeArgs::default()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound && named.is_none() => return Ok(FileConfig::default()),
         Err(error) => anyhow::bail!("read `{}`: {error}", path.display()),
     };
     serde_saphyr::from_str(&text).map_err(|error| anyhow::anyhow!("`{}`: {error}", path.display()))
