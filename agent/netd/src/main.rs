@@ -1,2 +1,18 @@
-//! x
-fn main() {}
+//! `gantry-netd DIRECTORY INSTANCE`: answers the names of the table in this directory, see the library's documentation.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    let (Some(dir), Some(instance)) = (args.next().map(PathBuf::from), args.next().and_then(|name| name.into_string().ok())) else {
+        return ExitCode::from(2);
+    };
+    match gantry_netd::process::run(&dir, &instance) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            gantry_netd::process::say(&failure);
+            ExitCode::FAILURE
+        }
+    }
+}
