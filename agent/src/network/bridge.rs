@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use gantry_sys::netlink::{Family, Socket};
+use gantry_sys::netlink::{self, Family, Message, Socket};
 use gantry_sys::nft;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -24,6 +24,7 @@ use super::links::{Link, Links, Pair, hash};
 use super::ports::{self, PortTable};
 use super::{EndpointWish, InterfaceWish, NameRecord, NetworkDriver, NetworkError, NetworkEvent, NetworkWish, PortPublished, Subnet};
 use crate::ids::{ContainerUid, Instance, chain};
+use crate::readiness::readable;
 
 /// Wishes that may wait; more make their callers wait.
 const QUEUE: usize = 256;
@@ -154,7 +155,8 @@ struct Node {
     events: broadcast::Sender<NetworkEvent>,
 }
 
-type Watched = (AsyncFd<Socket>, AsyncFd<Socket>);
+/// Events of links and addresses, and events of tables.
+type Watched = (AsyncFd<OwnedFd>, AsyncFd<OwnedFd>);
 
 impl Node {
     fn open(instance: String, events: broadcast::Sender<NetworkEvent>) -> Result<(Self, Watched), NetworkError> {
@@ -163,7 +165,8 @@ impl Node {
         for group in LINK_GROUPS {
             route.join(group).map_err(fail)?;
         }
-        let watched = (AsyncFd::new(route).map_err(fail)?, AsyncFd::new(nft::subscribe().map_err(fail)?).map_err(fail)?);
+        let tables = nft::subscribe().map_err(fail)?;
+        let watched = (readable(route.into()).map_err(fail)?, readable(tables.into()).map_err(fail)?);
         let home = File::open("/proc/thread-self/ns/net").map_err(|source| step("opening the host's network namespace", source))?.into();
         let links = Links::open().map_err(|source| step("opening rtnetlink", source))?;
         let firewall = Firewall::open(&instance)?;
@@ -394,9 +397,9 @@ impl Node {
 }
 
 /// Waits for events; true when one of them matters, or when some were lost.
-async fn next(socket: &AsyncFd<Socket>, matters: impl Fn(&gantry_sys::netlink::Message) -> bool) -> bool {
+async fn next(socket: &AsyncFd<OwnedFd>, matters: impl Fn(&Message) -> bool) -> bool {
     let Ok(mut guard) = socket.readable().await else { return true };
-    match socket.get_ref().receive() {
+    match netlink::receive(socket.get_ref().as_fd()) {
         Ok(events) if events.is_empty() => {
             guard.clear_ready();
             false

@@ -14,6 +14,8 @@ mod firewall;
 mod links;
 pub mod memory;
 mod ports;
+#[cfg(test)]
+mod tests;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{BorrowedFd, OwnedFd};

@@ -104,12 +104,7 @@ impl Socket {
     /// # Errors
     /// What `recv` says; `ENOBUFS` when messages of a multicast group were lost.
     pub fn receive(&self) -> io::Result<Vec<Message>> {
-        let mut buffer = vec![0; ANSWER];
-        match recv(self.fd.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-            Ok(size) => Ok(Message::parse(buffer.get(..size).unwrap_or_default())),
-            Err(nix::errno::Errno::EAGAIN) => Ok(Vec::new()),
-            Err(error) => Err(error.into()),
-        }
+        receive(self.as_fd())
     }
 
     /// Sends one request for a list and collects the list.
@@ -132,6 +127,25 @@ impl Socket {
                 }
             }
         }
+    }
+}
+
+/// The messages that wait in a socket of which only the descriptor is left; none: an empty list.
+///
+/// # Errors
+/// As [`Socket::receive`].
+pub fn receive(socket: BorrowedFd<'_>) -> io::Result<Vec<Message>> {
+    let mut buffer = vec![0; ANSWER];
+    match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
+        Ok(size) => Ok(Message::parse(buffer.get(..size).unwrap_or_default())),
+        Err(nix::errno::Errno::EAGAIN) => Ok(Vec::new()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+impl From<Socket> for OwnedFd {
+    fn from(socket: Socket) -> Self {
+        socket.fd
     }
 }
 

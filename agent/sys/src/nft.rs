@@ -272,7 +272,7 @@ impl<'a> Batch<'a> {
         let identity = u32::try_from(self.changes.len()).unwrap_or(u32::MAX);
         let writer = self.change(message::NEW_SET, CREATE, format!("set {}", set.name));
         let concatenated = set.key.len() > 1;
-        let flags = u32::from(set.interval) << 2 | u32::from(!set.data.is_empty()) << 3 | u32::from(concatenated && set.interval) << 7;
+        let flags = u32::from(set.interval) << 2 | u32::from(!set.data.is_empty()) << 3 | u32::from(concatenated) << 7;
         writer.put_text(1, table);
         writer.put_text(2, set.name);
         writer.put_u32(3, flags);

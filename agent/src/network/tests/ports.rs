@@ -1,0 +1,3 @@
+//! Who reaches whom.
+
+use super::*;
