@@ -47,7 +47,6 @@ fn build(cargo: &Path, manifest: &Path, target_dir: &Path) -> bool {
     command.status().is_ok_and(|status| status.success())
 }
 
-#[expect(clippy::print_stdout, reason = "the way to speak to cargo")]
 fn say(line: &str) {
     println!("{line}");
 }

@@ -16,6 +16,7 @@
 //! | [`node`] | this node as an object | |
 
 pub mod agent;
+mod carried;
 pub mod container;
 pub mod ids;
 pub mod image;

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::ffi::CString;
 use std::fs;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
@@ -22,6 +22,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use tokio::io::unix::AsyncFd;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::firewall::step;
@@ -49,9 +50,20 @@ const LOOK: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub(crate) struct Names {
     home: Arc<Home>,
-    records: Vec<NameRecord>,
+    /// `None` until the first are set.
+    records: Option<Vec<NameRecord>>,
+    /// What an earlier engine wrote: it is answered too, until this one has been told everything.
+    adopted: Option<Table>,
+    settled: bool,
     written: Option<Vec<u8>>,
-    keeper: Option<JoinHandle<()>>,
+    keeper: Option<Keeper>,
+}
+
+/// The task that keeps the process up. Cancelled, it gives the process back.
+#[derive(Debug)]
+struct Keeper {
+    task: JoinHandle<Option<Kept>>,
+    cancel: CancellationToken,
 }
 
 #[derive(Debug)]
@@ -62,66 +74,91 @@ struct Home {
 }
 
 impl Names {
-    /// Touches nothing on the host.
+    /// Reads what an earlier engine has left; changes nothing on the host.
     pub(crate) fn new(instance: &Instance) -> Result<Self, NetworkError> {
         let program = carried::sealed(c"gantry-netd", PROGRAM).map_err(|source| step("putting the name server into memory", source))?;
         let home = Arc::new(Home { dir: instance.run_dir.join(DIR), instance: instance.name.clone(), program });
-        Ok(Self { home, records: Vec::new(), written: None, keeper: None })
+        let adopted = gantry_shim::files::read_json(&home.dir, table::FILE).ok();
+        Ok(Self { home, records: None, adopted, settled: false, written: None, keeper: None })
     }
 
     /// Replaces the names; [`Names::publish`] tells the name server.
     pub(crate) fn set(&mut self, records: &[NameRecord]) {
-        self.records = records.to_vec();
+        self.records = Some(records.to_vec());
     }
 
     /// Tells the name server what there is, if that has changed, and sees to it that there is one. Returns when the table is in place.
+    ///
+    /// Until names were set there is none to tell, unless an earlier engine has started one.
     pub(crate) fn publish(
         &mut self,
         networks: &BTreeMap<String, NetworkWish>,
         endpoints: &BTreeMap<ContainerUid, EndpointWish>,
     ) -> Result<(), NetworkError> {
-        self.publish_table(&table(networks, endpoints, &self.records))
+        if self.records.is_none() && !self.home.dir.exists() {
+            return Ok(());
+        }
+        let mut table = table(networks, endpoints, self.records.as_deref().unwrap_or_default());
+        if self.settled && self.records.is_some() {
+            self.adopted = None;
+        }
+        if let Some(adopted) = &self.adopted {
+            add_adopted(&mut table, adopted);
+        }
+        self.publish_table(&table)
+    }
+
+    /// Networks and endpoints have all been told anew. Once the names have been as well, what an earlier engine wrote is forgotten by
+    /// [`Names::publish`].
+    pub(crate) fn settle(&mut self) {
+        self.settled = true;
     }
 
     fn publish_table(&mut self, table: &Table) -> Result<(), NetworkError> {
-        if table.listen.is_empty() && !self.home.dir.exists() {
-            return Ok(());
-        }
         let text = serde_json::to_vec(table).map_err(|error| step("encoding the table of names", error.into()))?;
         if self.written.as_ref() != Some(&text) {
-            self.home.replace(&text).map_err(|source| step(&format!("writing the table of names in `{}`", self.home.dir.display()), source))?;
+            self.home
+                .replace(&text)
+                .map_err(|source| step(&format!("writing the table of names in `{}`", self.home.dir.display()), source))?;
             self.written = Some(text);
         }
-        if self.keeper.as_ref().is_none_or(JoinHandle::is_finished) {
+        if self.keeper.as_ref().is_none_or(|keeper| keeper.task.is_finished()) {
             let kept = self.home.ensure().map_err(|source| step("starting the name server", source))?;
-            self.keeper = Some(tokio::spawn(keep(self.home.clone(), kept)));
+            let cancel = CancellationToken::new();
+            self.keeper = Some(Keeper { task: tokio::spawn(keep(self.home.clone(), kept, cancel.clone())), cancel });
         }
         Ok(())
     }
 
     /// Ends the process and removes its directory and cgroup. Idempotent.
     pub(crate) async fn stop(&mut self) -> Result<(), NetworkError> {
-        self.written = None;
-        if let Some(keeper) = self.keeper.take() {
-            keeper.abort();
-            // It ends at its next wait; until then it could start another process.
-            let _ = keeper.await;
-        }
-        let ended = self.home.end().await.map_err(|source| step("ending the name server", source));
+        (self.written, self.adopted, self.records) = (None, None, None);
+        let ended = self.end().await.map_err(|source| step("ending the name server", source));
         let removed = match fs::remove_dir_all(&self.home.dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                Err(step(&format!("removing `{}`", self.home.dir.display()), error))
-            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(step(&format!("removing `{}`", self.home.dir.display()), error)),
             _ => Ok(()),
         };
         ended.and(removed).and(self.home.remove_cgroup().await)
+    }
+
+    async fn end(&mut self) -> io::Result<()> {
+        if let Some(Keeper { task, cancel }) = self.keeper.take() {
+            cancel.cancel();
+            if let Ok(Some(kept)) = task.await {
+                kept.stop().await?;
+            }
+        }
+        match self.home.find()? {
+            Some(kept) => kept.stop().await,
+            None => Ok(()),
+        }
     }
 }
 
 impl Drop for Names {
     fn drop(&mut self) {
         if let Some(keeper) = &self.keeper {
-            keeper.abort();
+            keeper.cancel.cancel();
         }
     }
 }
@@ -149,6 +186,22 @@ fn table(networks: &BTreeMap<String, NetworkWish>, endpoints: &BTreeMap<Containe
     table
 }
 
+/// What an earlier engine had written and this one has not been told about yet.
+fn add_adopted(table: &mut Table, adopted: &Table) {
+    let known = |address| table.listen.iter().any(|listen| listen.address == address);
+    let more: Vec<Listen> = adopted.listen.iter().filter(|listen| !known(listen.address)).cloned().collect();
+    table.listen.extend(more);
+    for (network, names) in &adopted.names {
+        let known = table.names.entry(network.clone()).or_default();
+        for (name, addresses) in names {
+            known.entry(name.clone()).or_insert_with(|| addresses.clone());
+        }
+    }
+    for (address, networks) in &adopted.also {
+        table.also.entry(*address).or_insert_with(|| networks.clone());
+    }
+}
+
 /// A name server that runs.
 #[derive(Debug)]
 struct Kept {
@@ -163,24 +216,35 @@ impl Kept {
 
     async fn end(&self) {
         if self.pidfd.readable().await.is_ok() {
-            reap(self.pidfd.get_ref().as_fd());
+            // Fails for an earlier engine's child, whose end is somebody else's to take.
+            let _ = waitid(Id::PIDFd(self.pidfd.get_ref().as_fd()), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
         }
+    }
+
+    async fn stop(&self) -> io::Result<()> {
+        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
+            match pidfd_signal(self.pidfd.get_ref().as_fd(), signal as i32) {
+                Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => return Ok(()),
+                other => other?,
+            }
+            if tokio::time::timeout(STOP_LIMIT, self.end()).await.is_ok() {
+                return Ok(());
+            }
+        }
+        Err(io::ErrorKind::TimedOut.into())
     }
 }
 
-/// Takes the end of a process that is our child; another engine's child is somebody else's to take.
-fn reap(pidfd: BorrowedFd<'_>) {
-    let _ = waitid(Id::PIDFd(pidfd), WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG);
-}
-
-/// Waits for the process to end and starts it again, as long as the engine runs.
-async fn keep(home: Arc<Home>, mut kept: Kept) {
+/// Waits for the process to end and starts it again, until it is cancelled; then the process, if there is one.
+async fn keep(home: Arc<Home>, mut kept: Kept, cancel: CancellationToken) -> Option<Kept> {
     let mut pause = Duration::ZERO;
     loop {
-        kept.end().await;
+        if cancel.run_until_cancelled(kept.end()).await.is_none() {
+            return Some(kept);
+        }
         pause = if kept.since.elapsed() >= SETTLED { Duration::ZERO } else { (pause * 2).min(MAX_PAUSE) };
         kept = loop {
-            tokio::time::sleep(pause).await;
+            cancel.run_until_cancelled(tokio::time::sleep(pause)).await?;
             match home.ensure() {
                 Ok(kept) => break kept,
                 Err(error) => warn!(error = chain(&error), "start the name server again"),
@@ -222,21 +286,6 @@ impl Home {
         };
         // The number could have been given to another process between the two steps.
         Ok((process::holder(&self.dir)? == Some(pid)).then_some(kept))
-    }
-
-    async fn end(&self) -> io::Result<()> {
-        // One that is coming up has no lock yet; with the directory gone it ends by itself.
-        let Some(kept) = self.find()? else { return Ok(()) };
-        for signal in [Signal::SIGTERM, Signal::SIGKILL] {
-            match pidfd_signal(kept.pidfd.get_ref().as_fd(), signal as i32) {
-                Err(error) if error.raw_os_error() == Some(nix::libc::ESRCH) => {}
-                other => other?,
-            }
-            if tokio::time::timeout(STOP_LIMIT, kept.end()).await.is_ok() {
-                return Ok(());
-            }
-        }
-        Err(io::ErrorKind::TimedOut.into())
     }
 
     async fn remove_cgroup(&self) -> Result<(), NetworkError> {
