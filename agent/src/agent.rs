@@ -53,8 +53,7 @@ impl Agent {
                 }
             }
         };
-        let context =
-            Context { instance: self.instance, client: self.client, drivers: self.drivers, informers, clock: self.clock };
+        let context = Context { instance: self.instance, client: self.client, drivers: self.drivers, informers, clock: self.clock };
         let containers = async {
             if let Err(failure) = container::run(context, stop.clone()).await {
                 error!(error = chain(&failure), "the containers of this node cannot be looked after");

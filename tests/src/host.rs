@@ -89,9 +89,7 @@ impl Host {
 
     fn engine_arguments(&self) -> Vec<String> {
         let path = |path: PathBuf| path.display().to_string();
-        ["--data-dir", &path(self.data_dir()), "--run-dir", &path(self.run_dir()), "--instance", &self.instance]
-            .map(str::to_owned)
-            .to_vec()
+        ["--data-dir", &path(self.data_dir()), "--run-dir", &path(self.run_dir()), "--instance", &self.instance].map(str::to_owned).to_vec()
     }
 
     /// Starts an engine and waits until it is ready.
@@ -121,7 +119,11 @@ impl Host {
             if let Ok(Some(status)) = child.try_wait() {
                 return Ok(Err(format!("the engine ended with {status}: {}", tail(&log))));
             }
-            let answer = Command::new("curl").args(["-fsS", "--max-time", "5", "--unix-socket"]).arg(&socket).arg("http://localhost/readyz").output();
+            let answer = Command::new("curl")
+                .args(["-fsS", "--max-time", "5", "--unix-socket"])
+                .arg(&socket)
+                .arg("http://localhost/readyz")
+                .output();
             match answer {
                 Ok(output) if output.status.success() => Ok(Ok(())),
                 Ok(output) => Err(format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))),

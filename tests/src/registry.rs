@@ -31,7 +31,11 @@ impl Registry {
         let address = format!("127.0.0.1:{port}");
         let url = format!("http://{address}/v2/");
         until("the registry", PATIENCE, || {
-            let output = host.command("curl").args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &url]).output().map_err(|error| error.to_string())?;
+            let output = host
+                .command("curl")
+                .args(["-s", "-o", "/dev/null", "-w", "%{http_code}", &url])
+                .output()
+                .map_err(|error| error.to_string())?;
             let code = String::from_utf8_lossy(&output.stdout).into_owned();
             if code == "200" || code == "401" { Ok(()) } else { Err(code) }
         });

@@ -30,7 +30,8 @@ fn allowed() -> BTreeMap<&'static str, &'static [&'static str]> {
 }
 
 fn metadata() -> Value {
-    let output = Command::new("cargo").args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(root()).output().expect("run cargo");
+    let output =
+        Command::new("cargo").args(["metadata", "--no-deps", "--format-version", "1"]).current_dir(root()).output().expect("run cargo");
     serde_json::from_slice(&output.stdout).expect("cargo metadata is JSON")
 }
 
@@ -92,6 +93,9 @@ fn unsafe_code_and_the_database_stay_where_they_belong() {
         let in_sys = path.contains("agent/sys/");
         assert!(in_sys || !code().any(|line| line.contains("unsafe {") || line.contains("unsafe fn")), "{path}: unsafe outside sys");
         let in_server = path.contains("apiserver/src/") && !path.contains("apiserver/src/store/");
-        assert!(!in_server || !code().any(|line| line.contains("use redb") || line.contains("redb::Database")), "{path}: redb outside the store");
+        assert!(
+            !in_server || !code().any(|line| line.contains("use redb") || line.contains("redb::Database")),
+            "{path}: redb outside the store"
+        );
     }
 }

@@ -37,7 +37,10 @@ fn every_wrong_field_is_named_at_once_and_nothing_is_stored() {
     for path in ["spec.imag", "spec.ports[0].hostprt", "spec.tty"] {
         assert!(error.contains(path), "{path} is not named in: {error}");
     }
-    let error = refused(&host, &container("a", "  image: busybox\n  workingDir: relative\n  env: [{name: ''}]\n  resources: {limits: {cpu: lots}}\n"));
+    let error = refused(
+        &host,
+        &container("a", "  image: busybox\n  workingDir: relative\n  env: [{name: ''}]\n  resources: {limits: {cpu: lots}}\n"),
+    );
     for path in ["spec.workingDir", "spec.env[0].name", "spec.resources.limits.cpu"] {
         assert!(error.contains(path), "{path} is not named in: {error}");
     }
@@ -58,13 +61,18 @@ fn what_is_missing_is_waited_for_and_named() {
     let mut host = Host::new();
     host.serve();
     host.load_busybox(BUSYBOX);
-    let image = format!("apiVersion: gantry.dev/v1\nkind: Image\nmetadata: {{name: bb}}\nspec: {{source: {{registry: {{reference: '{BUSYBOX}'}}}}, imagePullPolicy: Never}}\n");
+    let image = format!(
+        "apiVersion: gantry.dev/v1\nkind: Image\nmetadata: {{name: bb}}\nspec: {{source: {{registry: {{reference: '{BUSYBOX}'}}}}, imagePullPolicy: Never}}\n"
+    );
     host.apply(&container("no-image", "  imageName: bb\n  command: [sleep, '1000']\n"));
     assert!(blocked(&host, "no-image", "ImageNotFound").contains("`bb`"));
     host.apply(&image);
     host.wait_running("no-image");
 
-    host.apply(&container("no-volume", "  imageName: bb\n  command: [sleep, '1000']\n  mounts: [{mountPath: /d, volume: {name: later}}]\n"));
+    host.apply(&container(
+        "no-volume",
+        "  imageName: bb\n  command: [sleep, '1000']\n  mounts: [{mountPath: /d, volume: {name: later}}]\n",
+    ));
     assert!(blocked(&host, "no-volume", "VolumeNotFound").contains("`later`"));
     host.apply("apiVersion: gantry.dev/v1\nkind: Volume\nmetadata: {name: later}\nspec: {}\n");
     host.wait_running("no-volume");
@@ -81,7 +89,9 @@ fn a_command_that_is_missing_or_not_executable_is_named_with_its_exit_code() {
     host.serve();
     host.load_busybox(BUSYBOX);
     host.apply(&format!("apiVersion: gantry.dev/v1\nkind: Image\nmetadata: {{name: bb}}\nspec: {{source: {{registry: {{reference: '{BUSYBOX}'}}}}, imagePullPolicy: Never}}\n"));
-    for (name, command, wanted, code) in [("missing", "/no/such", "CommandNotFound", 127), ("plain", "/etc/passwd", "CommandNotExecutable", 126)] {
+    for (name, command, wanted, code) in
+        [("missing", "/no/such", "CommandNotFound", 127), ("plain", "/etc/passwd", "CommandNotExecutable", 126)]
+    {
         host.apply(&container(name, &format!("  imageName: bb\n  command: ['{command}']\n  restartPolicy: Never\n")));
         let object = host.wait_for("container", name, wanted, |object| reason(object, "Started") == Some(wanted));
         assert!(message(&object, "Started").contains(command));
@@ -96,7 +106,8 @@ fn a_taken_port_is_named_and_free_again_later() {
     host.serve();
     host.load_busybox(BUSYBOX);
     host.apply(&format!("apiVersion: gantry.dev/v1\nkind: Image\nmetadata: {{name: bb}}\nspec: {{source: {{registry: {{reference: '{BUSYBOX}'}}}}, imagePullPolicy: Never}}\n"));
-    let with_port = |name: &str| container(name, "  imageName: bb\n  command: [httpd, -f, -p, '80']\n  ports: [{containerPort: 80, hostPort: 8070}]\n");
+    let with_port =
+        |name: &str| container(name, "  imageName: bb\n  command: [httpd, -f, -p, '80']\n  ports: [{containerPort: 80, hostPort: 8070}]\n");
     host.apply(&with_port("first"));
     host.wait_running("first");
     host.apply(&with_port("second"));

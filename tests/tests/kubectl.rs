@@ -23,7 +23,11 @@ fn kubectls() -> Vec<(PathBuf, u32)> {
         // A dispatcher keeps whole binaries of each version beside itself.
         let beside = std::fs::read_dir(target.parent().expect("a file has a folder")).into_iter().flatten().flatten();
         let versions: Vec<PathBuf> = beside.map(|entry| entry.path()).filter(|path| name_of(path).starts_with("kubectl.1.")).collect();
-        if versions.is_empty() { candidates.insert(target); } else { candidates.extend(versions) }
+        if versions.is_empty() {
+            candidates.insert(target);
+        } else {
+            candidates.extend(versions)
+        }
     }
     let found = candidates.into_iter().filter_map(|path| Some((minor(&path)?, path))).map(|(minor, path)| (path, minor));
     found.filter(|(_, minor)| *minor >= OLDEST_MINOR).collect()
@@ -70,7 +74,9 @@ impl Kubectl<'_> {
 fn unmodified_kubectl_applies_gets_watches_waits_and_deletes() {
     let all = kubectls();
     if all.is_empty() {
-        eprintln!("NOT RUN: no kubectl of 1.{OLDEST_MINOR} or later was found; put one on PATH, or name some in KUBECTLS (colon-separated)");
+        eprintln!(
+            "NOT RUN: no kubectl of 1.{OLDEST_MINOR} or later was found; put one on PATH, or name some in KUBECTLS (colon-separated)"
+        );
         return;
     }
     let mut host = Host::new();
@@ -126,7 +132,8 @@ fn core_kinds(kubectl: &Kubectl<'_>, minor: u32) {
     assert_eq!(kubectl.run(&["-n", &namespace, "get", "cm", "settings", "-o", "jsonpath={.data.a}"]), "1");
     let file = kubectl.home.path().join("cm.yaml");
     for value in ["2", "3"] {
-        let text = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: settings, namespace: {namespace}}}\ndata: {{a: '{value}'}}\n");
+        let text =
+            format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: settings, namespace: {namespace}}}\ndata: {{a: '{value}'}}\n");
         std::fs::write(&file, text).unwrap();
         kubectl.run(&["apply", "-f", &file.display().to_string()]);
     }
@@ -135,7 +142,11 @@ fn core_kinds(kubectl: &Kubectl<'_>, minor: u32) {
     kubectl.run(&["get", "events", "-A"]);
     kubectl.run(&["delete", "namespace", &namespace, "--timeout=60s"]);
     until("the namespace to be gone", Duration::from_secs(30), || {
-        if kubectl.command(&["get", "namespace", &namespace]).output().expect("get").status.success() { Err("it is there".into()) } else { Ok(()) }
+        if kubectl.command(&["get", "namespace", &namespace]).output().expect("get").status.success() {
+            Err("it is there".into())
+        } else {
+            Ok(())
+        }
     });
 }
 

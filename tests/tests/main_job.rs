@@ -44,7 +44,8 @@ fn four_manifests_become_a_running_reachable_persistent_self_healing_container()
     wait_page(&host, "Hello");
 
     host.gantry(&["exec", "web", "--", "sh", "-c", "echo changed > /www/index.html; touch /gone"]);
-    let edited = std::fs::read_to_string(format!("{QUICKSTART}/containers.yaml")).unwrap().replace("exec httpd", "export EDITED=1; exec httpd");
+    let edited =
+        std::fs::read_to_string(format!("{QUICKSTART}/containers.yaml")).unwrap().replace("exec httpd", "export EDITED=1; exec httpd");
     host.apply(&edited);
     let third = host.wait_for("container", "web", "replaced", |object| {
         object["status"]["containerID"] != first["status"]["containerID"] && object["status"]["phase"] == "Running"
@@ -134,7 +135,8 @@ fn limits_and_ports_change_live() {
     assert_eq!(pid(&before), pid(&after), "nothing was restarted");
     let uid = after["metadata"]["uid"].as_str().unwrap();
     let limit = |file: &str| {
-        let (v1, v2) = (format!("/sys/fs/cgroup/memory/{}/{uid}/c/{file}", host.instance()), format!("/sys/fs/cgroup/{}/{uid}/c", host.instance()));
+        let (v1, v2) =
+            (format!("/sys/fs/cgroup/memory/{}/{uid}/c/{file}", host.instance()), format!("/sys/fs/cgroup/{}/{uid}/c", host.instance()));
         std::fs::read_to_string(v1).or_else(|_| std::fs::read_to_string(format!("{v2}/memory.max"))).unwrap_or_default()
     };
     until("the new memory limit", PATIENCE, || {

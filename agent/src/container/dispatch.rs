@@ -34,7 +34,6 @@ pub(super) struct Shared {
     pub(super) ranges: IdRanges,
     pub(super) status: StatusWriter,
     pub(super) logs: LogStore,
-
 }
 
 impl Shared {
@@ -177,7 +176,8 @@ impl Dispatch {
     async fn follow(&mut self, mut runtime: broadcast::Receiver<RuntimeEvent>, mut network: broadcast::Receiver<NetworkEvent>) {
         let informers = self.shared.context.informers.clone();
         let mut containers = informers.containers.changes();
-        let (mut images, mut networks, mut volumes) = (informers.images.changes(), informers.networks.changes(), informers.volumes.changes());
+        let (mut images, mut networks, mut volumes) =
+            (informers.images.changes(), informers.networks.changes(), informers.volumes.changes());
         loop {
             tokio::select! {
                 () = self.stop.cancelled() => return,

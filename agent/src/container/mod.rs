@@ -38,8 +38,8 @@ mod status;
 mod worker;
 
 pub use dispatch::run;
-pub(crate) use needs::volume_wish;
 pub use needs::LocalImages;
+pub(crate) use needs::volume_wish;
 
 /// What carries out the agent's decisions.
 #[derive(Clone)]

@@ -70,7 +70,8 @@ mod tests {
     fn container(name: &str, address: &str, alias: Option<&str>, phase: ContainerPhase) -> Arc<Container> {
         let network = ContainerNetwork { name: "n".into(), aliases: alias.into_iter().map(Into::into).collect(), ipv4_address: None };
         let mut container = Container::new("default", name, ContainerSpec { networks: vec![network], ..Default::default() });
-        let endpoint = NetworkEndpoint { name: "n".into(), network_uid: "u".into(), ipv4_address: Some(address.into()), ..Default::default() };
+        let endpoint =
+            NetworkEndpoint { name: "n".into(), network_uid: "u".into(), ipv4_address: Some(address.into()), ..Default::default() };
         container.status = Some(ContainerStatus { phase: Some(phase), networks: vec![endpoint], ..Default::default() });
         Arc::new(container)
     }

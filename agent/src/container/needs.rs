@@ -130,8 +130,13 @@ pub(crate) async fn volumes(context: &Context, container: &Container) -> Result<
         match node {
             Some(node) if node == context.instance.node_name => {}
             Some(node) => {
-                let message = format!("volume `{}` is on node `{node}`; this container is on `{}`", source.name, context.instance.node_name);
-                return Err(Blocked(Finding::bad(Aspect::VolumesReady, "VolumeElsewhere", message).because("Volume", &source.name, "Ready")));
+                let message =
+                    format!("volume `{}` is on node `{node}`; this container is on `{}`", source.name, context.instance.node_name);
+                return Err(Blocked(Finding::bad(Aspect::VolumesReady, "VolumeElsewhere", message).because(
+                    "Volume",
+                    &source.name,
+                    "Ready",
+                )));
             }
             None => {
                 let message = format!("volume `{}` has no node yet", source.name);
@@ -163,7 +168,10 @@ fn volume_failed(name: &str, error: &VolumeError) -> Blocked {
         VolumeError::Unsupported { .. } => "VolumeUnsupported",
         VolumeError::Io { .. } => "VolumeFailed",
     };
-    Blocked(Finding::bad(Aspect::VolumesReady, reason, format!("volume `{name}`: {}", crate::ids::chain(error))).because("Volume", name, "Ready"))
+    Blocked(
+        Finding::bad(Aspect::VolumesReady, reason, format!("volume `{name}`: {}", crate::ids::chain(error)))
+            .because("Volume", name, "Ready"),
+    )
 }
 
 /// What the network driver is to make for the container.
@@ -202,7 +210,11 @@ pub(crate) fn network(informers: &Informers, container: &Container) -> Result<Ne
         let endpoint = status.and_then(|status| status.networks.iter().find(|e| e.name == name && e.network_uid == network.uid()));
         let endpoint = endpoint.ok_or_else(|| no_address(container, name))?;
         let interface = interface_wish(&wish, endpoint).ok_or_else(|| {
-            Blocked(Finding::bad(Aspect::NetworkReady, "AddressInvalid", format!("the address allocated on network `{name}` cannot be used")))
+            Blocked(Finding::bad(
+                Aspect::NetworkReady,
+                "AddressInvalid",
+                format!("the address allocated on network `{name}` cannot be used"),
+            ))
         })?;
         needs.resolvers.extend(wish.gateways.iter().map(|gateway| gateway.address));
         needs.networks.push(wish);
@@ -222,7 +234,8 @@ fn not_ready(network: &Network) -> Blocked {
 }
 
 fn no_address(container: &Container, network: &str) -> Blocked {
-    let refused = container.status.as_ref().and_then(|status| status.condition("NetworkAllocated")).filter(|condition| !condition.is_true());
+    let refused =
+        container.status.as_ref().and_then(|status| status.condition("NetworkAllocated")).filter(|condition| !condition.is_true());
     let (reason, message) = refused.map_or_else(
         || ("AddressPending", format!("waiting for an address on network `{network}`")),
         |condition| (condition.reason.as_str(), condition.message.clone()),
@@ -309,7 +322,8 @@ mod tests {
     fn only_ports_with_a_host_port_are_published() {
         let port = |host_port| ContainerPort { container_port: 80, end_port: Some(82), host_port, ..Default::default() };
         let spec = ContainerSpec { ports: vec![port(None), port(Some(0))], ..Default::default() };
-        let wish = PortWish { container_port: 80, count: 3, host_port: 0, host_ip: None, exposure: Exposure::Loopback, protocol: Protocol::TCP };
+        let wish =
+            PortWish { container_port: 80, count: 3, host_port: 0, host_ip: None, exposure: Exposure::Loopback, protocol: Protocol::TCP };
         assert_eq!(port_wishes(&spec), [wish]);
     }
 

@@ -142,7 +142,9 @@ fn named_capabilities(name: &str) -> Result<HashSet<Capability>, OciError> {
         return Ok(defaults::all_capabilities());
     }
     let full = if upper.starts_with("CAP_") { upper } else { format!("CAP_{upper}") };
-    serde_json::from_value(serde_json::Value::String(full)).map(|one| HashSet::from([one])).map_err(|_| OciError::UnknownCapability(name.to_owned()))
+    serde_json::from_value(serde_json::Value::String(full))
+        .map(|one| HashSet::from([one]))
+        .map_err(|_| OciError::UnknownCapability(name.to_owned()))
 }
 
 /// Inheritable and ambient stay empty (CVE-2022-29162).

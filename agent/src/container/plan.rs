@@ -187,7 +187,9 @@ mod tests {
 
     #[test]
     fn what_should_be_gone_is_taken_away_whatever_is_left_of_it() {
-        for state in [None, Some(ObservedState::Created), Some(ObservedState::Exited(DONE)), Some(ObservedState::Lost { reason: String::new() })] {
+        for state in
+            [None, Some(ObservedState::Created), Some(ObservedState::Exited(DONE)), Some(ObservedState::Lost { reason: String::new() })]
+        {
             assert_eq!(step(Wish::Gone, state, None, Effect::None), Step::TearDown);
         }
     }

@@ -140,8 +140,6 @@ impl Records {
     /// Containers that have a record here.
     pub(crate) fn list(&self) -> Vec<ContainerUid> {
         let Ok(entries) = std::fs::read_dir(&self.dir) else { return Vec::new() };
-        entries
-            .filter_map(|entry| ContainerUid::new(entry.ok()?.file_name().to_str()?.strip_suffix(".json")?))
-            .collect()
+        entries.filter_map(|entry| ContainerUid::new(entry.ok()?.file_name().to_str()?.strip_suffix(".json")?)).collect()
     }
 }

@@ -28,7 +28,9 @@ mod tests {
 
     #[test]
     fn names_and_numbers_agree() {
-        for (text, expected) in [("SIGTERM", Some(15)), ("term", Some(15)), ("9", Some(9)), ("SIGRTMIN+3", Some(37)), ("SIGFOO", None), ("0", None)] {
+        for (text, expected) in
+            [("SIGTERM", Some(15)), ("term", Some(15)), ("9", Some(9)), ("SIGRTMIN+3", Some(37)), ("SIGFOO", None), ("0", None)]
+        {
             assert_eq!(number(text), expected, "{text}");
         }
         assert_eq!(name(9), "SIGKILL");

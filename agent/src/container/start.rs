@@ -7,6 +7,7 @@ use std::time::Duration;
 use gantry_api::Kind as _;
 use gantry_api::effects;
 use gantry_api::kinds::container::{Container, ContainerPhase, NetworkMode};
+use gantry_api::meta::ConditionStatus;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -45,10 +46,11 @@ impl Worker {
         }
         let ready = match self.ready(object).await {
             Ok(ready) => ready,
-            Err(Blocked(finding)) => {
-                let waits_for_api = finding.caused_by.is_none();
-                self.report_blocked(object, finding).await;
-                return if waits_for_api { Next::Until(Instant::now() + LOOK_AGAIN) } else { Next::Idle };
+            Err(findings) => {
+                let waits_for_objects =
+                    findings.iter().all(|finding| finding.status == ConditionStatus::True || finding.caused_by.is_some());
+                self.report_blocked(object, findings).await;
+                return if waits_for_objects { Next::Idle } else { Next::Until(Instant::now() + LOOK_AGAIN) };
             }
         };
         match self.launch(object, &ready, reason).await {
@@ -61,7 +63,10 @@ impl Worker {
             Err(finding) => {
                 let at = self.retry_at();
                 self.failed = Some((finding.clone(), at));
-                self.report_blocked(object, finding).await;
+                let mut findings = vec![image_present(), volumes_present()];
+                findings.retain(|passed| passed.aspect != finding.aspect);
+                findings.push(finding);
+                self.report_blocked(object, findings).await;
                 Next::Until(at)
             }
         }
@@ -107,26 +112,32 @@ impl Worker {
     }
 
     /// Finds everything; the parts do not wait for one another, so that all that is missing is said at once.
-    async fn ready(&self, object: &Container) -> Result<Ready, Blocked> {
+    async fn ready(&self, object: &Container) -> Result<Ready, Vec<Finding>> {
         let context = &self.shared.context;
         let (image, volumes) = tokio::join!(needs::image(context, object), needs::volumes(context, object));
-        let network = needs::network(&context.informers, object);
-        Ok(Ready { image: image?, volumes: volumes?, network: self.with_kept_ports(network?) })
+        match (image, volumes, needs::network(&context.informers, object)) {
+            (Ok(image), Ok(volumes), Ok(network)) => Ok(Ready { image, volumes, network: self.with_kept_ports(network) }),
+            (image, volumes, network) => {
+                let or = |blocked: Option<Blocked>, good: Finding| blocked.map_or(good, |Blocked(finding)| finding);
+                let mut findings = vec![or(image.err(), image_present()), or(volumes.err(), volumes_present())];
+                findings.extend(network.err().map(|Blocked(finding)| finding));
+                Err(findings)
+            }
+        }
     }
 
-    async fn report_blocked(&mut self, object: &Container, finding: Finding) {
+    /// Says what holds the start up; the first finding that is not good is the summary.
+    async fn report_blocked(&mut self, object: &Container, findings: Vec<Finding>) {
         let restarting = self.record.as_ref().is_some_and(|record| record.exit.is_some());
-        let fatal = matches!(finding.aspect, Aspect::Started);
-        let phase = match (fatal, restarting) {
-            (true, _) => ContainerPhase::Failed,
-            (false, true) => ContainerPhase::Restarting,
-            (false, false) => ContainerPhase::Pending,
+        let bad = findings.iter().find(|finding| finding.status != ConditionStatus::True).cloned();
+        let phase = match (bad.as_ref().map(|finding| finding.aspect), restarting) {
+            (Some(Aspect::Started), _) => ContainerPhase::Failed,
+            (_, true) => ContainerPhase::Restarting,
+            (_, false) => ContainerPhase::Pending,
         };
         let mut report = self.report(object, phase);
-        report.findings.push(finding.as_ready());
-        if finding.aspect != Aspect::Ready {
-            report.findings.push(finding);
-        }
+        report.findings.extend(bad.map(|finding| finding.as_ready()));
+        report.findings.extend(findings);
         self.write(&report).await;
     }
 
@@ -134,10 +145,8 @@ impl Worker {
         let record = self.new_record(object, ready, reason)?;
         let sandbox_spec = self.shared.sandbox_spec(object, &self.uid, Some(&record));
         let drivers = &self.shared.context.drivers;
-        let (sandbox, rootfs) = tokio::join!(
-            drivers.runtime.ensure_sandbox(&sandbox_spec),
-            drivers.snapshotter.prepare(&self.uid, &ready.image.diff_ids),
-        );
+        let (sandbox, rootfs) =
+            tokio::join!(drivers.runtime.ensure_sandbox(&sandbox_spec), drivers.snapshotter.prepare(&self.uid, &ready.image.diff_ids),);
         let sandbox = sandbox.map_err(|error| start_finding(&error))?;
         let rootfs = rootfs.map_err(|error| snapshot_finding(&error))?;
         self.populate_volumes(object, ready, &rootfs).await?;
@@ -170,8 +179,9 @@ impl Worker {
         let previous = self.record.as_ref();
         let image_signal = ready.image.config.stop_signal.as_deref();
         let stop_signal = object.spec.stop.signal.as_deref().or(image_signal).unwrap_or("SIGTERM");
-        let stop_signal = super::signals::number(stop_signal)
-            .ok_or_else(|| Finding::bad(Aspect::Started, "InvalidStopSignal", format!("there is no signal `{stop_signal}`; set spec.stop.signal")))?;
+        let stop_signal = super::signals::number(stop_signal).ok_or_else(|| {
+            Finding::bad(Aspect::Started, "InvalidStopSignal", format!("there is no signal `{stop_signal}`; set spec.stop.signal"))
+        })?;
         let by_policy = matches!(reason, StartReason::Policy(_) | StartReason::Lost);
         Ok(Record {
             namespace: self.key.namespace.clone(),
@@ -203,7 +213,8 @@ impl Worker {
         let size = object.spec.security_context.user_namespace.size;
         let range = self.shared.ranges.allocate(&self.uid, size);
         range.map(Some).ok_or_else(|| {
-            let message = "no free range of user ids is left on this node; delete containers, or set securityContext.userNamespace.mode: Host";
+            let message =
+                "no free range of user ids is left on this node; delete containers, or set securityContext.userNamespace.mode: Host";
             Finding::bad(Aspect::Started, "UserNamespaceExhausted", message)
         })
     }
@@ -258,6 +269,16 @@ impl Worker {
         info!(container = %object.key(), error = chain(error), "could not be started");
         start_finding(error)
     }
+}
+
+/// The image is on this node.
+pub(super) fn image_present() -> Finding {
+    Finding::good(Aspect::ImageReady, "Present", "the image is on this node")
+}
+
+/// All volumes are here.
+pub(super) fn volumes_present() -> Finding {
+    Finding::good(Aspect::VolumesReady, "Present", "all volumes are here")
 }
 
 fn hostname(object: &Container) -> &str {

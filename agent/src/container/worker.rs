@@ -125,10 +125,8 @@ impl Worker {
         self.remember(observed.as_ref());
         let mine = object.as_deref().filter(|object| self.is_mine(object));
         let changes = mine.map_or_else(Vec::new, |object| self.changes(object));
-        let wish = mine.map_or(Wish::Gone, |object| Wish::Present {
-            state: object.spec.desired_state,
-            restart_policy: object.spec.restart_policy,
-        });
+        let wish = mine
+            .map_or(Wish::Gone, |object| Wish::Present { state: object.spec.desired_state, restart_policy: object.spec.restart_policy });
         let state = observed.as_ref().map(|observed| &observed.state);
         let step = plan(wish, Here { state, record: self.record.as_ref(), changes: &changes });
         debug!(container = %self.key, uid = %self.uid, ?step, "next step");
@@ -214,10 +212,16 @@ impl Worker {
 
     async fn keep_stopped(&mut self, object: &Container, exit: Option<Exit>) -> Next {
         let (phase, reason, message) = match (object.spec.desired_state, exit) {
-            (DesiredState::Stopped, _) => (ContainerPhase::Exited, "Stopped", "stopped as wished; set spec.desiredState to Running to start it".to_owned()),
+            (DesiredState::Stopped, _) => {
+                (ContainerPhase::Exited, "Stopped", "stopped as wished; set spec.desiredState to Running to start it".to_owned())
+            }
             (_, Some(exit)) if exit.code == 0 => (ContainerPhase::Exited, "Completed", "it ended with exit code 0".to_owned()),
             (_, Some(exit)) => (ContainerPhase::Exited, "Failed", describe_exit(&exit)),
-            (_, None) => (ContainerPhase::Exited, "Lost", "its node or its shim went away while it ran; restartPolicy Never keeps it ended".to_owned()),
+            (_, None) => (
+                ContainerPhase::Exited,
+                "Lost",
+                "its node or its shim went away while it ran; restartPolicy Never keeps it ended".to_owned(),
+            ),
         };
         let mut report = self.report(object, phase);
         report.exit = exit;
@@ -233,14 +237,13 @@ impl Worker {
 
     async fn apply_live(&mut self, object: &Container, changes: &[Change]) -> Next {
         let runtime = &self.shared.context.drivers.runtime;
-        if changes.iter().any(|change| change.path.starts_with("spec.resources")) {
-            if let Err(error) = runtime.update(&self.uid, &oci::limits(&object.spec)).await {
-                let finding = Finding::bad(Aspect::Ready, "LimitsNotApplied", chain(&error));
-                let mut report = self.report(object, ContainerPhase::Running);
-                report.findings.push(finding);
-                self.write(&report).await;
-                return Next::Until(self.retry_at());
-            }
+        if changes.iter().any(|change| change.path.starts_with("spec.resources"))
+            && let Err(error) = runtime.update(&self.uid, &oci::limits(&object.spec)).await
+        {
+            let mut report = self.report(object, ContainerPhase::Running);
+            report.findings.push(Finding::bad(Aspect::Ready, "LimitsNotApplied", chain(&error)));
+            self.write(&report).await;
+            return Next::Until(self.retry_at());
         }
         info!(container = %self.key, changes = changes.len(), "applied to the running container");
         let generation = object.generation();
@@ -434,8 +437,8 @@ impl Worker {
         report.running = Some(started);
         report.ports = Some(self.ports.iter().map(published).collect());
         report.findings = vec![
-            Finding::good(Aspect::ImageReady, "Present", "the image is on this node"),
-            Finding::good(Aspect::VolumesReady, "Present", "all volumes are here"),
+            super::start::image_present(),
+            super::start::volumes_present(),
             Finding::good(Aspect::NetworkReady, "Configured", "links, addresses and ports are made"),
             Finding::good(Aspect::Started, "Started", "the process was started"),
             Finding::good(Aspect::Ready, "Running", "the process runs"),
@@ -498,12 +501,7 @@ impl Shared {
         for network in &needs.networks {
             driver.ensure_network(network).await.map_err(|error| network_finding(&error))?;
         }
-        let wish = EndpointWish {
-            uid: uid.clone(),
-            network_namespace,
-            interfaces: needs.interfaces.clone(),
-            ports: needs.ports.clone(),
-        };
+        let wish = EndpointWish { uid: uid.clone(), network_namespace, interfaces: needs.interfaces.clone(), ports: needs.ports.clone() };
         driver.ensure_endpoint(&wish).await.map_err(|error| network_finding(&error))
     }
 }

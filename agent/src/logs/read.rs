@@ -175,7 +175,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// The files of a log with their inodes, oldest first: `3.log`, `2.log`, `1.log`, `current.log`.
+/// The files of a log with their inodes, oldest first: `1.log`, `2.log`, …, `current.log`.
 fn log_files(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let entries = match std::fs::read_dir(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -185,12 +185,12 @@ fn log_files(dir: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     for entry in entries {
         let entry = entry?;
         let Some(name) = entry.file_name().to_str().map(str::to_owned) else { continue };
-        let age = if name == CURRENT { Some(0) } else { name.strip_suffix(".log").and_then(|number| number.parse::<u32>().ok()) };
-        if let (Some(age), Ok(metadata)) = (age, entry.metadata()) {
-            files.push((age, metadata.ino(), entry.path()));
+        let number = if name == CURRENT { Some(u64::MAX) } else { name.strip_suffix(".log").and_then(|number| number.parse().ok()) };
+        if let (Some(number), Ok(metadata)) = (number, entry.metadata()) {
+            files.push((number, metadata.ino(), entry.path()));
         }
     }
-    files.sort_by_key(|(age, ..)| std::cmp::Reverse(*age));
+    files.sort_unstable();
     Ok(files.into_iter().map(|(_, inode, path)| (inode, path)).collect())
 }
 
@@ -280,8 +280,8 @@ mod tests {
     #[tokio::test]
     async fn rotated_files_come_first_and_parts_are_joined() {
         let dir = tempfile::tempdir().unwrap();
-        log(dir.path(), "2.log", &["F one"]);
-        log(dir.path(), "1.log", &["P tw", "F o"]);
+        log(dir.path(), "9.log", &["F one"]);
+        log(dir.path(), "10.log", &["P tw", "F o"]);
         log(dir.path(), CURRENT, &["F three", "F "]);
         assert_eq!(all(dir.path(), ReadOptions::default()).await, "one\ntwo\nthree\n\n");
         assert_eq!(all(dir.path(), ReadOptions { tail_lines: Some(3), ..Default::default() }).await, "two\nthree\n\n");

@@ -67,7 +67,9 @@ pub(super) async fn exec(
     RawQuery(query): RawQuery,
     upgrade: Result<WebSocketUpgrade, axum::extract::ws::rejection::WebSocketUpgradeRejection>,
 ) -> Response {
-    let Some(uid) = ContainerUid::new(&uid) else { return failure(StatusCode::BAD_REQUEST, "BadRequest", "the container uid is malformed") };
+    let Some(uid) = ContainerUid::new(&uid) else {
+        return failure(StatusCode::BAD_REQUEST, "BadRequest", "the container uid is malformed");
+    };
     let request = match parse(query.as_deref().unwrap_or_default()) {
         Ok(request) => request,
         Err(message) => return failure(StatusCode::BAD_REQUEST, "BadRequest", &message),
@@ -93,7 +95,8 @@ struct Ends {
 }
 
 fn pipes(request: &Request) -> io::Result<(ExecSpec, Ends)> {
-    let mut spec = ExecSpec { args: request.command.clone(), env: Vec::new(), cwd: None, user: None, stdin: None, stdout: None, stderr: None };
+    let mut spec =
+        ExecSpec { args: request.command.clone(), env: Vec::new(), cwd: None, user: None, stdin: None, stdout: None, stderr: None };
     let mut ends = Ends::default();
     let pair = || -> io::Result<(OwnedFd, OwnedFd)> { Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC)?) };
     if request.stdin {
@@ -120,6 +123,10 @@ async fn serve(streams: Streams, uid: ContainerUid, request: Request, socket: We
     let (handle, ends) = match started {
         Ok(started) => started,
         Err(error) => {
+            // Clients show an exit code, but not the message that comes with it.
+            if request.stderr && matches!(error, RuntimeError::CommandNotFound { .. } | RuntimeError::CommandNotExecutable { .. }) {
+                let _ = sink.send(frame(STDERR, format!("{}\n", chain(&error)).as_bytes())).await;
+            }
             let _ = sink.send(frame(OUTCOME, outcome_of_error(&error).to_string().as_bytes())).await;
             let _ = sink.close().await;
             return;
@@ -141,10 +148,8 @@ async fn serve(streams: Streams, uid: ContainerUid, request: Request, socket: We
         };
         tokio::select! {
             biased;
-            message = frames.recv(), if !frames.is_closed() || !frames.is_empty() => match message {
-                Some(message) => if sink.send(message).await.is_err() { break false },
-                None if ended.is_some() => break true,
-                None => {}
+            Some(message) = frames.recv() => if sink.send(message).await.is_err() {
+                break false;
             },
             result = &mut exit, if ended.is_none() => ended = Some(result),
             message = source.next() => match message {
@@ -154,6 +159,7 @@ async fn serve(streams: Streams, uid: ContainerUid, request: Request, socket: We
             },
             () = drained => break true,
         }
+        // Both pumps have met the end of their pipes, and everything is sent.
         if ended.is_some() && frames.is_closed() && frames.is_empty() {
             break true;
         }

@@ -44,12 +44,14 @@ pub fn router(streams: Streams) -> Router {
 }
 
 async fn log(State(streams): State<Streams>, Path(uid): Path<String>, RawQuery(query): RawQuery) -> Response {
-    let Some(uid) = ContainerUid::new(&uid) else { return failure(StatusCode::BAD_REQUEST, "BadRequest", "the container uid is malformed") };
+    let Some(uid) = ContainerUid::new(&uid) else {
+        return failure(StatusCode::BAD_REQUEST, "BadRequest", "the container uid is malformed");
+    };
     let options = match log_options(query.as_deref().unwrap_or_default(), (streams.clock)()) {
         Ok(options) => options,
         Err(message) => return failure(StatusCode::BAD_REQUEST, "BadRequest", &message),
     };
-    let receiver = read(streams.logs.dir(&uid), options, streams.stop.clone());
+    let receiver = read(streams.logs.dir(&uid), options, streams.stop);
     let chunks = futures_util::stream::unfold(receiver, |mut receiver| async move { Some((receiver.recv().await?, receiver)) });
     ([(header::CONTENT_TYPE, "text/plain; charset=utf-8")], Body::from_stream(chunks.boxed())).into_response()
 }

@@ -147,7 +147,8 @@ fn copy_leaf(from: &Path, metadata: &std::fs::Metadata, to: &Path) -> io::Result
 fn copy_attributes(metadata: &std::fs::Metadata, to: &Path) -> io::Result<()> {
     std::os::unix::fs::chown(to, Some(metadata.uid()), Some(metadata.gid()))?;
     std::fs::set_permissions(to, std::fs::Permissions::from_mode(metadata.mode() & 0o7777))?;
-    let (accessed, modified) = (TimeSpec::new(metadata.atime(), metadata.atime_nsec()), TimeSpec::new(metadata.mtime(), metadata.mtime_nsec()));
+    let (accessed, modified) =
+        (TimeSpec::new(metadata.atime(), metadata.atime_nsec()), TimeSpec::new(metadata.mtime(), metadata.mtime_nsec()));
     let path = CString::new(to.as_os_str().as_encoded_bytes())?;
     let here = nix::fcntl::AT_FDCWD;
     Ok(nix::sys::stat::utimensat(here, path.as_c_str(), &accessed, &modified, nix::sys::stat::UtimensatFlags::NoFollowSymlink)?)

@@ -25,12 +25,8 @@ const LOOK: Duration = Duration::from_millis(20);
 pub(crate) async fn run(data_dir: &Path, run_dir: &Path, instance: &str, purge: bool) -> anyhow::Result<()> {
     anyhow::ensure!(nix::unistd::geteuid().is_root(), "teardown needs root; try: sudo gantry teardown");
     let _locks = [end_engine(data_dir).await?, end_engine(run_dir).await?];
-    let instance = Instance {
-        name: instance.to_owned(),
-        data_dir: data_dir.to_owned(),
-        run_dir: run_dir.to_owned(),
-        node_name: String::new(),
-    };
+    let instance =
+        Instance { name: instance.to_owned(), data_dir: data_dir.to_owned(), run_dir: run_dir.to_owned(), node_name: String::new() };
     let mut errors = Vec::new();
     let runtime = ShimRuntime::new(instance.clone()).context("set up the runtime")?;
     match runtime.observe().await {
