@@ -15,7 +15,7 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{Backlog, listen};
-use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::Pid;
 
 use crate::connection::{Connection, Received, Request};
@@ -107,6 +107,15 @@ struct ExecRun {
     started: Started,
 }
 
+/// A process that ended before anybody said what it was.
+struct Reaped {
+    code: i32,
+    signal: Option<i32>,
+    at_unix_nanos: i64,
+    /// Opened before it was reaped, so that an exec has a handle to hand over however short it was.
+    handle: Option<OwnedFd>,
+}
+
 struct Supervisor {
     dir: PathBuf,
     sandbox: SandboxFile,
@@ -124,7 +133,7 @@ struct Supervisor {
     /// By process id.
     execs: HashMap<i32, ExecRun>,
     /// Ends of processes that are not known yet: an exec may be over before its creator's pipe was read.
-    reaped: HashMap<i32, (i32, Option<i32>, i64)>,
+    reaped: HashMap<i32, Reaped>,
     next_id: u64,
     oom_kills_before: u64,
     ending: bool,
@@ -353,10 +362,15 @@ impl Supervisor {
     }
 
     fn launched(&mut self, launch: &Launch, pid: i32) {
-        let over = self.reaped.remove(&pid);
+        let mut over = self.reaped.remove(&pid);
         let now = now_unix_nanos();
-        let started = Started { pid, at_unix_nanos: over.map_or(now, |(_, _, ended)| ended.min(now)) };
-        let handle = if launch.exec && over.is_none() { pidfd_open(pid).ok() } else { None };
+        let started = Started { pid, at_unix_nanos: over.as_ref().map_or(now, |over| over.at_unix_nanos.min(now)) };
+        let handle = match (launch.exec, &mut over) {
+            (true, Some(over)) => over.handle.take(),
+            // Not reaped yet, so the number means no other.
+            (true, None) => pidfd_open(pid).ok(),
+            (false, _) => None,
+        };
         if launch.exec {
             self.execs.insert(pid, ExecRun { connection: launch.connection, started });
         } else {
@@ -367,7 +381,7 @@ impl Supervisor {
         let fds: Vec<BorrowedFd<'_>> = handle.iter().map(AsFd::as_fd).collect();
         self.send(launch.connection, &Answer::Started(started), &fds);
         match over {
-            Some((code, signal, at)) => self.ended(pid, code, signal, at),
+            Some(over) => self.ended(pid, over),
             None if !launch.exec => self.tell_subscribers(),
             None => {}
         }
@@ -380,20 +394,32 @@ impl Supervisor {
             }
             // The others are ignored: only `Shutdown` or SIGKILL end a shim, a stray SIGTERM must not.
         }
+        // Looked at first and reaped afterwards: between the two the number means this process and no other.
+        let look = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
         loop {
-            let status = match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-                Ok(WaitStatus::StillAlive) | Err(Errno::ECHILD) => return,
+            let status = match waitid(Id::All, look) {
                 Ok(status) => status,
                 Err(Errno::EINTR) => continue,
                 Err(_) => return,
             };
-            if let Some((pid, code, signal)) = create::exit_status(status) {
-                self.ended(pid, code, signal, now_unix_nanos());
-            }
+            let Some((pid, code, signal)) = create::exit_status(status) else { return };
+            let handle = if self.awaits(pid) { pidfd_open(pid).ok() } else { None };
+            let _ = waitpid(Pid::from_raw(pid), Some(WaitPidFlag::WNOHANG));
+            self.ended(pid, Reaped { code, signal, at_unix_nanos: now_unix_nanos(), handle });
         }
     }
 
-    fn ended(&mut self, pid: i32, code: i32, signal: Option<i32>, at_unix_nanos: i64) {
+    fn is_first(&self, pid: i32) -> bool {
+        matches!(self.state.phase, Phase::Running(started) if started.pid == pid)
+    }
+
+    /// Whether a process that is not known may turn out to be one that a creator has just made.
+    fn awaits(&self, pid: i32) -> bool {
+        !self.launches.is_empty() && self.reaped.len() < MAX_REAPED && !self.is_first(pid) && !self.execs.contains_key(&pid)
+    }
+
+    fn ended(&mut self, pid: i32, end: Reaped) {
+        let Reaped { code, signal, at_unix_nanos, .. } = end;
         if let Some(run) = self.execs.remove(&pid) {
             let exit = Exit { code, signal, oom_killed: false, at_unix_nanos, started: run.started };
             return self.send(run.connection, &Answer::Exited(exit), &[]);
@@ -407,8 +433,8 @@ impl Supervisor {
                 let _ = self.keep_state();
                 self.tell_subscribers();
             }
-            _ if !self.launches.is_empty() && self.reaped.len() < MAX_REAPED => {
-                self.reaped.insert(pid, (code, signal, at_unix_nanos));
+            _ if self.awaits(pid) => {
+                self.reaped.insert(pid, end);
             }
             _ => {}
         }

@@ -303,3 +303,22 @@ async fn a_dead_shim_is_lost_and_can_be_removed() {
     assert!(runtime.inspect(&container.uid).await.unwrap().is_none());
     host.assert_clean();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exec_that_ends_at_once_is_not_lost() {
+    let host = Host::new("tshort");
+    let container = host.container("short");
+    let runtime = host.runtime();
+    runtime.ensure_sandbox(&container.sandbox()).await.unwrap();
+    runtime.start(&container.uid, &container.bundle(&["sleep", "1000"])).await.unwrap();
+    for round in 0..20 {
+        let args = ["sh", "-c", "exit 9"].map(str::to_owned).to_vec();
+        let exec = ExecSpec { args, env: Vec::new(), cwd: None, user: None, stdin: None, stdout: None, stderr: None };
+        let handle = runtime.exec(&container.uid, exec).await.unwrap_or_else(|error| panic!("round {round}: {error}"));
+        assert_eq!(handle.exit.await.unwrap().code, 9, "round {round}");
+        let gone = gantry_sys::process::pidfd_signal(handle.pidfd.as_fd(), 0).unwrap_err();
+        assert_eq!(gone.raw_os_error(), Some(nix::libc::ESRCH), "the handle means that process");
+    }
+    runtime.remove(&container.uid).await.unwrap();
+    host.assert_clean();
+}
