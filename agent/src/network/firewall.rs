@@ -66,7 +66,7 @@ impl Firewall {
         let socket = Socket::open(Family::Netfilter).map_err(|source| step("opening nf_tables", source))?;
         let mut adopted = BTreeSet::new();
         for set in &SETS {
-            let found = nft::elements(&socket, table, set.name).map_err(|source| step("reading the nft table", source))?;
+            let found = nft::elements(&socket, table, *set).map_err(|source| step("reading the nft table", source))?;
             adopted.extend(found.into_iter().map(|element| (set.name, element)));
         }
         Ok(Self { table: table.to_owned(), socket, wished: BTreeMap::new(), adopted, fingerprint: Vec::new() })
@@ -77,6 +77,10 @@ impl Firewall {
         self.socket.port()
     }
 
+    pub(crate) fn table(&self) -> &str {
+        &self.table
+    }
+
     /// Replaces the elements of an owner.
     pub(crate) fn claim(&mut self, owner: &str, entries: impl IntoIterator<Item = Entry>) -> Result<(), NetworkError> {
         let new: BTreeSet<Entry> = entries.into_iter().collect();
@@ -84,11 +88,18 @@ impl Firewall {
             self.rebuild()?;
         }
         let old = self.wished.get(owner).cloned().unwrap_or_default();
-        // What an earlier engine left under the same key, for another container or address, gives way.
-        let stale = self.adopted.iter().filter(|have| new.iter().any(|want| want != *have && want.0 == have.0 && want.1.key == have.1.key));
-        let removed: BTreeSet<Entry> = old.difference(&new).chain(stale).cloned().collect();
+        // What an earlier engine left in the way, for another container or address, gives way.
+        let in_the_way = |have: &&Entry| !new.contains(*have) && new.iter().any(|want| want.0 == have.0 && want.1.overlaps(&have.1));
+        let removed: BTreeSet<Entry> = old.difference(&new).chain(self.adopted.iter().filter(in_the_way)).cloned().collect();
         let added: Vec<Entry> = new.difference(&old).filter(|entry| !self.adopted.contains(entry)).cloned().collect();
-        self.apply(&removed, &added)?;
+        if let Err(refused) = self.apply(&removed, &added) {
+            // The table may have been taken away a moment ago; when it is there, it is the wish that is wrong.
+            if self.is_whole()? {
+                return Err(refused);
+            }
+            self.rebuild()?;
+            self.apply(&removed, &added)?;
+        }
         self.adopted.retain(|entry| !removed.contains(entry) && !new.contains(entry));
         if new.is_empty() { self.wished.remove(owner) } else { self.wished.insert(owner.to_owned(), new) };
         Ok(())
@@ -133,17 +144,21 @@ impl Firewall {
 
     /// Compares the table with the wish, and makes it anew when they differ. True: it was made anew.
     pub(crate) fn mend(&mut self) -> Result<bool, NetworkError> {
-        if self.fingerprint.is_empty() || (self.read()? == self.fingerprint && self.elements_are_there()?) {
+        if self.fingerprint.is_empty() || self.is_whole()? {
             return Ok(false);
         }
         self.rebuild()?;
         Ok(true)
     }
 
+    fn is_whole(&self) -> Result<bool, NetworkError> {
+        Ok(self.read()? == self.fingerprint && self.elements_are_there()?)
+    }
+
     fn elements_are_there(&self) -> Result<bool, NetworkError> {
         let mut present = BTreeSet::new();
         for set in &SETS {
-            let found = nft::elements(&self.socket, &self.table, set.name).map_err(|source| step("reading the nft table", source))?;
+            let found = nft::elements(&self.socket, &self.table, *set).map_err(|source| step("reading the nft table", source))?;
             present.extend(found.into_iter().map(|element| (set.name, element)));
         }
         let wished: BTreeSet<Entry> = self.wished.values().flatten().chain(&self.adopted).cloned().collect();
@@ -212,10 +227,11 @@ fn add_rules(batch: &mut Batch<'_>) {
         }
     }
     batch.add_rule("isolate", &masked(CT_STATE, STATE_KNOWN, E::Accept));
-    batch.add_rule("isolate", &masked(CT_STATUS, STATUS_DNAT, E::Accept));
     let same = E::Lookup { register: 1, set: SAME, into: None, absent: false };
     batch.add_rule("isolate", &[E::Meta { register: 1, key: META_IIFNAME }, E::Meta { register: 2, key: META_OIFNAME }, same, E::Accept]);
+    // Before published ports: those of other networks are no way out either.
     batch.add_rule("isolate", &[E::Meta { register: 1, key: META_IIFNAME }, member(1, INTERNAL), E::Drop]);
+    batch.add_rule("isolate", &masked(CT_STATUS, STATUS_DNAT, E::Accept));
     batch.add_rule("isolate", &[E::Meta { register: 1, key: META_OIFNAME }, member(1, BRIDGES), E::Drop]);
     add_masquerade(batch);
 }
@@ -275,15 +291,10 @@ pub(crate) fn interface(name: &str) -> Vec<u8> {
 
 /// An element of one value.
 pub(crate) fn single(key: Vec<u8>) -> Element {
-    Element { key, key_end: None, data: None, ends: false }
+    Element { key, key_end: None, data: None }
 }
 
-/// The two elements of an address range, both ends included, in a set with keys of one part.
-pub(crate) fn range(first: Ipv4Addr, last: Ipv4Addr) -> Vec<Element> {
-    let mut found = vec![single(first.octets().to_vec())];
-    // Nothing comes after the last address of all, so a range that reaches it has no end element.
-    if let Some(next) = u32::from(last).checked_add(1) {
-        found.push(Element { key: next.to_be_bytes().to_vec(), key_end: None, data: None, ends: true });
-    }
-    found
+/// An element of an address range, both ends included.
+pub(crate) fn range(first: Ipv4Addr, last: Ipv4Addr) -> Element {
+    Element { key: first.octets().to_vec(), key_end: Some(last.octets().to_vec()), data: None }
 }

@@ -13,9 +13,13 @@ pub mod bridge;
 mod firewall;
 mod links;
 pub mod memory;
+mod names;
+mod node;
 mod ports;
+mod probe;
 #[cfg(test)]
 mod tests;
+mod watch;
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{BorrowedFd, OwnedFd};

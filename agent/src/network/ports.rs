@@ -168,13 +168,13 @@ pub(crate) fn entries(port: &PortPublished, container: Ipv4Addr) -> Vec<Entry> {
     let more = port.wish.count.saturating_sub(1);
     if port.host_port == port.wish.container_port {
         let (key, end) = (key(low, port.host_port), key(high, port.host_port.saturating_add(more)));
-        let element = Element { key, key_end: Some(end), data: Some(container.octets().to_vec()), ends: false };
+        let element = Element { key, key_end: Some(end), data: Some(container.octets().to_vec()) };
         return vec![(if lan { LAN_PORTS } else { PORTS }, element)];
     }
     let numbers = (0..=more).map(|offset| (port.host_port.saturating_add(offset), port.wish.container_port.saturating_add(offset)));
     let shifted = numbers.map(|(outside, inside)| {
         let data = [&container.octets()[..], &inside.to_be_bytes(), &[0, 0]].concat();
-        Element { key: key(low, outside), key_end: Some(key(high, outside)), data: Some(data), ends: false }
+        Element { key: key(low, outside), key_end: Some(key(high, outside)), data: Some(data) }
     });
     shifted.map(|element| (if lan { LAN_SHIFTED } else { SHIFTED }, element)).collect()
 }

@@ -10,6 +10,9 @@ const SUBSYSTEM: u16 = 10;
 const BATCH_BEGIN: u16 = 0x10;
 const BATCH_END: u16 = 0x11;
 const INET: u8 = 1;
+const IPV4: u8 = 2;
+/// `NFT_SET_ELEM_INTERVAL_END`.
+const INTERVAL_END: u32 = 1;
 /// Elements in one message: an attribute ends at 64 KiB.
 const ELEMENTS: usize = 256;
 /// `NFNLGRP_NFTABLES`, the multicast group of changes.
@@ -22,15 +25,13 @@ mod message {
     pub(super) const DEL_TABLE: u16 = 2;
     pub(super) const NEW_CHAIN: u16 = 3;
     pub(super) const GET_CHAIN: u16 = 4;
-    pub(super) const DEL_CHAIN: u16 = 5;
     pub(super) const NEW_RULE: u16 = 6;
     pub(super) const GET_RULE: u16 = 7;
-    pub(super) const DEL_RULE: u16 = 8;
     pub(super) const NEW_SET: u16 = 9;
-    pub(super) const DEL_SET: u16 = 11;
     pub(super) const NEW_ELEMENT: u16 = 12;
     pub(super) const GET_ELEMENT: u16 = 13;
     pub(super) const DEL_ELEMENT: u16 = 14;
+    pub(super) const NEW_GENERATION: u16 = 15;
 }
 
 /// First of the 4-byte registers; they follow one another.
@@ -113,12 +114,19 @@ pub struct Set<'a> {
 pub struct Element {
     /// Key, or the first key of a range.
     pub key: Vec<u8>,
-    /// Last key of a range, where the key has several parts.
+    /// Last key of a range.
     pub key_end: Option<Vec<u8>>,
     /// Data, in a map.
     pub data: Option<Vec<u8>>,
-    /// The key is the first one after a range, where it has one part.
-    pub ends: bool,
+}
+
+impl Element {
+    /// Is there a key that both stand for? Ranges of several parts overlap when every part does.
+    pub fn overlaps(&self, other: &Self) -> bool {
+        let ends = (self.key_end.as_ref().unwrap_or(&self.key), other.key_end.as_ref().unwrap_or(&other.key));
+        let parts = self.key.chunks(4).zip(ends.0.chunks(4)).zip(other.key.chunks(4).zip(ends.1.chunks(4)));
+        parts.into_iter().all(|((first, last), (other_first, other_last))| first <= other_last && other_first <= last)
+    }
 }
 
 /// One step of a rule.
@@ -292,6 +300,10 @@ impl<'a> Batch<'a> {
             });
         }
         writer.put_u32(10, identity);
+        if set.key == [Part::Interface] {
+            // `nft` keeps the byte order of keys here, and shows link names as empty without it: type 0, 4 bytes, the host's order.
+            writer.put(13, &[&[0, 4][..], &1_u32.to_ne_bytes()].concat());
+        }
     }
 
     /// Appends a rule.
@@ -325,7 +337,7 @@ impl<'a> Batch<'a> {
             writer.put_text(2, set);
             writer.nest(3, |list| {
                 for element in chunk {
-                    list.nest(1, |one| write_element(one, element));
+                    write_element(list, element);
                 }
             });
         }
@@ -374,17 +386,29 @@ fn size_of_parts(parts: &[Part]) -> u32 {
     parts.iter().map(|part| part.size().next_multiple_of(4)).sum()
 }
 
-fn write_element(writer: &mut Writer, element: &Element) {
-    writer.nest(1, |key| key.put(1, &element.key));
-    if let Some(end) = &element.key_end {
-        writer.nest(10, |key| key.put(1, end));
+/// Writes an element into a list. A range of keys of one part is a pair of elements: its first key, and the first key after it.
+fn write_element(list: &mut Writer, element: &Element) {
+    let pair = element.key_end.as_ref().filter(|_| element.key.len() <= 4);
+    list.nest(1, |one| {
+        one.nest(1, |key| key.put(1, &element.key));
+        if let Some(end) = element.key_end.as_ref().filter(|_| pair.is_none()) {
+            one.nest(10, |key| key.put(1, end));
+        }
+        if let Some(data) = &element.data {
+            one.nest(2, |value| value.put(1, data));
+        }
+    });
+    // Nothing comes after the last key of all, so a range that reaches it has no second element.
+    if let Some(next) = pair.and_then(|last| number(last)?.checked_add(1)) {
+        list.nest(1, |one| {
+            one.nest(1, |key| key.put(1, &next.to_be_bytes()));
+            one.put_u32(3, INTERVAL_END);
+        });
     }
-    if let Some(data) = &element.data {
-        writer.nest(2, |value| value.put(1, data));
-    }
-    if element.ends {
-        writer.put_u32(3, 1);
-    }
+}
+
+fn number(key: &[u8]) -> Option<u32> {
+    key.try_into().ok().map(u32::from_be_bytes)
 }
 
 fn write_expression(list: &mut Writer, expression: &Expression<'_>) {
@@ -493,23 +517,39 @@ pub fn table_exists(socket: &Socket, table: &str) -> io::Result<bool> {
 ///
 /// # Errors
 /// What the kernel answers.
-pub fn elements(socket: &Socket, table: &str, set: &str) -> io::Result<Vec<Element>> {
+pub fn elements(socket: &Socket, table: &str, set: Set<'_>) -> io::Result<Vec<Element>> {
     let request = |writer: &mut Writer| {
         writer.put_text(1, table);
-        writer.put_text(2, set);
+        writer.put_text(2, set.name);
     };
     let answers = match dump(socket, message::GET_ELEMENT, request) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(Vec::new()),
         other => other?,
     };
     let lists = answers.iter().filter_map(|answer| attribute(answer.body.get(4..)?, 3));
-    Ok(lists.flat_map(attributes).filter_map(|(_, element)| read_element(element)).collect())
+    let found: Vec<(Element, bool)> = lists.flat_map(attributes).filter_map(|(_, element)| read_element(element)).collect();
+    Ok(if set.interval && set.key.len() == 1 { join_pairs(found) } else { found.into_iter().map(|(element, _)| element).collect() })
 }
 
-fn read_element(bytes: &[u8]) -> Option<Element> {
+/// An element, and whether it is the one after a range.
+fn read_element(bytes: &[u8]) -> Option<(Element, bool)> {
     let value = |kind| attribute(attribute(bytes, kind)?, 1).map(<[u8]>::to_vec);
-    let flags = attribute(bytes, 3).and_then(|flags| flags.last().copied()).unwrap_or(0);
-    Some(Element { key: value(1)?, key_end: value(10), data: value(2), ends: flags & 1 == 1 })
+    let ends = attribute(bytes, 3).and_then(number).is_some_and(|flags| flags & INTERVAL_END != 0);
+    Some((Element { key: value(1)?, key_end: value(10), data: value(2) }, ends))
+}
+
+fn join_pairs(mut found: Vec<(Element, bool)>) -> Vec<Element> {
+    // Where one range ends and the next begins, the end comes first.
+    found.sort_unstable_by(|one, other| (&one.0.key, !one.1).cmp(&(&other.0.key, !other.1)));
+    let mut ranges: Vec<Element> = Vec::new();
+    for (element, ends) in found {
+        match ranges.last_mut() {
+            Some(open) if ends => open.key_end = number(&element.key).and_then(|next| next.checked_sub(1)).map(|last| last.to_be_bytes().to_vec()),
+            _ if ends => {}
+            _ => ranges.push(Element { key_end: Some(vec![u8::MAX; element.key.len()]), ..element }),
+        }
+    }
+    ranges
 }
 
 fn dump(socket: &Socket, kind: u16, fill: impl FnOnce(&mut Writer)) -> io::Result<Vec<Message>> {
@@ -535,8 +575,27 @@ pub fn subscribe() -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Does the event say that something was taken out of a table, and by whom (port of the socket)?
-pub fn is_removal(event: &Message) -> bool {
-    let removals = [message::DEL_TABLE, message::DEL_CHAIN, message::DEL_RULE, message::DEL_SET, message::DEL_ELEMENT];
-    event.kind >> 8 == SUBSYSTEM && removals.contains(&(event.kind & 0xff))
+/// Is the event about something of this table?
+pub fn concerns(event: &Message, table: &str) -> bool {
+    let named = |body| text(attribute(body, 1)) == table;
+    // A new generation says nothing but its number.
+    event.kind >> 8 == SUBSYSTEM && event.kind & 0xff != message::NEW_GENERATION && event.body.get(4..).is_some_and(named)
+}
+
+/// Chains of other programs that drop forwarded packets unless a rule of theirs says otherwise, as `table chain`.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn forward_drops(socket: &Socket) -> io::Result<Vec<String>> {
+    let mut writer = Writer::default();
+    writer.message(SUBSYSTEM << 8 | message::GET_CHAIN, REQUEST | DUMP, 1, &[0; 4]);
+    let chains = socket.dump(&writer.finish())?;
+    let drops = chains.iter().filter_map(|answer| {
+        let (family, body) = (*answer.body.first()?, answer.body.get(4..)?);
+        let hook = number(attribute(attribute(body, 4)?, 1)?)?;
+        let policy = number(attribute(body, 5)?)?;
+        let forwards = matches!(family, INET | IPV4) && hook == Hook::Forward as u32 && policy == 0;
+        forwards.then(|| format!("{} {}", text(attribute(body, 1)), text(attribute(body, 3))))
+    });
+    Ok(drops.collect())
 }

@@ -16,7 +16,7 @@ use gantry_api::kinds::container::{Exposure, Protocol};
 use super::bridge::BridgeDriver;
 use super::{EndpointWish, InterfaceWish, NetworkDriver, NetworkError, NetworkEvent, NetworkWish, PortPublished, PortWish, Subnet};
 use crate::ids::{ContainerUid, Instance};
-use place::{Place, Server};
+use place::Place;
 
 fn instance() -> Instance {
     Instance { name: "gtest".to_owned(), data_dir: "/nonexistent".into(), run_dir: "/nonexistent".into(), node_name: "node".to_owned() }
