@@ -89,7 +89,7 @@ impl Firewall {
         }
         let old = self.wished.get(owner).cloned().unwrap_or_default();
         // What an earlier engine left in the way, for another container or address, gives way.
-        let in_the_way = |have: &&Entry| !new.contains(*have) && new.iter().any(|want| want.0 == have.0 && want.1.overlaps(&have.1));
+        let in_the_way = |have: &&Entry| !new.contains(*have) && new.iter().any(|want| rival(want.0, have.0) && want.1.overlaps(&have.1));
         let removed: BTreeSet<Entry> = old.difference(&new).chain(self.adopted.iter().filter(in_the_way)).cloned().collect();
         let added: Vec<Entry> = new.difference(&old).filter(|entry| !self.adopted.contains(entry)).cloned().collect();
         if let Err(refused) = self.apply(&removed, &added) {
@@ -187,6 +187,12 @@ impl Firewall {
         batch.delete_table();
         batch.commit(&self.socket).map_err(refused)
     }
+}
+
+/// Do elements of these sets stand in each other's way? A port is led by whichever map has it first.
+fn rival(one: &str, other: &str) -> bool {
+    let maps = [PORTS, SHIFTED, LAN_PORTS, LAN_SHIFTED];
+    one == other || (maps.contains(&one) && maps.contains(&other))
 }
 
 fn refused(error: BatchError) -> NetworkError {

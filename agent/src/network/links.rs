@@ -10,7 +10,7 @@ use nix::sched::{CloneFlags, setns};
 use rtnetlink::packet_route::address::AddressAttribute;
 use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoPortKind, InfoVeth, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, State};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol, RouteType};
-use rtnetlink::sys::{AsyncSocket, SocketAddr};
+use rtnetlink::sys::AsyncSocket;
 use rtnetlink::{AddressMessageBuilder, Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use tokio::task::JoinHandle;
 
@@ -59,9 +59,8 @@ impl Links {
     /// Opens one in the network namespace of the calling thread, which is within a runtime.
     pub(crate) fn open() -> io::Result<Self> {
         let (mut connection, handle, _) = rtnetlink::new_connection()?;
-        let mut address = SocketAddr::new(0, 0);
-        connection.socket_mut().socket_ref().get_address(&mut address)?;
-        Ok(Self { handle, port: address.port_number(), connection: tokio::spawn(connection) })
+        let port = connection.socket_mut().socket_mut().bind_auto()?.port_number();
+        Ok(Self { handle, port, connection: tokio::spawn(connection) })
     }
 
     /// The port by which netlink events name this connection.
@@ -117,6 +116,8 @@ impl Links {
         if !link.up || link.mtu != wish.mtu {
             let message = LinkUnspec::new_with_index(link.index).mtu(wish.mtu).up().build();
             self.handle.link().set(message).execute().await.map_err(fail)?;
+            // Ports that it has already work at once, not when the kernel comes round to it.
+            let _ = gantry_sys::interface::carrier(name);
             changed = true;
         }
         changed |= self.ensure_addresses(link.index, &wish.gateways).await?;

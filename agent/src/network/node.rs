@@ -14,7 +14,7 @@ use super::firewall::{self, Firewall, step};
 use super::links::{Link, Links, Pair, hash};
 use super::names::Names;
 use super::ports::{self, PortTable};
-use super::watch::{self, DEBOUNCE, PERIOD, Watched};
+use super::watch::{self, DEBOUNCE, PERIOD, RETRY, Watched};
 use super::{EndpointWish, NameRecord, NetworkError, NetworkEvent, NetworkWish, PortPublished, Subnet};
 use crate::ids::ContainerUid;
 
@@ -64,8 +64,8 @@ impl Node {
                     look = look.min(Instant::now() + DEBOUNCE);
                 },
                 () = tokio::time::sleep_until(look) => {
-                    self.mend().await;
-                    look = Instant::now() + PERIOD;
+                    let agrees = self.mend().await;
+                    look = Instant::now() + if agrees { PERIOD } else { RETRY };
                 }
             }
         }

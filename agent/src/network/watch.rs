@@ -18,6 +18,8 @@ use crate::readiness::readable;
 pub(super) const DEBOUNCE: Duration = Duration::from_millis(20);
 /// A look without an event, for what sends none.
 pub(super) const PERIOD: Duration = Duration::from_secs(30);
+/// The next try at a repair that failed.
+pub(super) const RETRY: Duration = Duration::from_millis(500);
 /// `RTNLGRP_LINK`, `RTNLGRP_IPV4_IFADDR`.
 const GROUPS: [u32; 2] = [1, 5];
 const NEW_LINK: u16 = 16;
@@ -82,38 +84,40 @@ impl Node {
         event.port != self.firewall.port() && nft::concerns(event, self.firewall.table())
     }
 
-    /// Looks whether the kernel still agrees with the wish, and says what had to be done.
-    pub(super) async fn mend(&mut self) {
+    /// Looks whether the kernel still agrees with the wish, and says what had to be done. True: it agrees now.
+    pub(super) async fn mend(&mut self) -> bool {
         let looked = match (self.links.list().await, self.links.all_addresses().await) {
             (Ok(links), Ok(addresses)) => Ok((links, addresses)),
             (Err(error), _) | (_, Err(error)) => Err(error),
         };
-        match looked {
+        let linked = match looked {
             Ok((links, addresses)) => self.mend_links(links, addresses).await,
             Err(error) => self.report(Err(error), "links", None),
-        }
+        };
         let table = self.firewall.mend();
-        self.report(table, &format!("nft table {}", self.instance), None);
+        self.report(table, &format!("nft table {}", self.instance), None) && linked
     }
 
-    async fn mend_links(&mut self, mut links: Vec<Link>, mut addresses: Vec<(u32, Subnet)>) {
-        let mut changed = false;
+    async fn mend_links(&mut self, mut links: Vec<Link>, mut addresses: Vec<(u32, Subnet)>) -> bool {
+        let (mut agrees, mut changed) = (true, false);
         for wish in self.networks.values().filter(|wish| !bridge_is_whole(wish, &links, &addresses)) {
             let result = self.ensure_bridge(wish).await;
-            self.report(result, &format!("bridge {}", wish.bridge), None);
+            agrees &= self.report(result, &format!("bridge {}", wish.bridge), None);
             changed = true;
         }
         if changed && let (Ok(now), Ok(now_addresses)) = (self.links.list().await, self.links.all_addresses().await) {
             (links, addresses) = (now, now_addresses);
         }
-        self.mend_endpoints(&links).await;
+        agrees &= self.mend_endpoints(&links).await;
         if !self.networks.is_empty() {
             let lan = self.claim_lan(&addresses).map(|()| false);
-            self.report(lan, "sources of LAN ports", None);
+            agrees &= self.report(lan, "sources of LAN ports", None);
         }
+        agrees
     }
 
-    async fn mend_endpoints(&self, links: &[Link]) {
+    async fn mend_endpoints(&self, links: &[Link]) -> bool {
+        let mut agrees = true;
         for wish in self.endpoints.values() {
             let whole = wish.interfaces.iter().enumerate().all(|(at, interface)| {
                 let name = self.outer_name(&wish.uid, at);
@@ -122,19 +126,22 @@ impl Node {
             });
             if !whole {
                 let result = self.ensure_links(wish).await;
-                self.report(result, "links of a container", Some(wish.uid.clone()));
+                agrees &= self.report(result, "links of a container", Some(wish.uid.clone()));
             }
         }
+        agrees
     }
 
-    fn report(&self, result: Result<bool, NetworkError>, what: &str, uid: Option<ContainerUid>) {
-        let event = match result {
-            Ok(false) => return,
-            Ok(true) => NetworkEvent::Repaired { what: format!("{what}: not as declared"), uid },
-            Err(error) => NetworkEvent::RepairFailed { what: format!("{what}: {}", chain(&error)) },
+    /// True unless it failed.
+    fn report(&self, result: Result<bool, NetworkError>, what: &str, uid: Option<ContainerUid>) -> bool {
+        let (event, done) = match result {
+            Ok(false) => return true,
+            Ok(true) => (NetworkEvent::Repaired { what: format!("{what}: not as declared"), uid }, true),
+            Err(error) => (NetworkEvent::RepairFailed { what: format!("{what}: {}", chain(&error)) }, false),
         };
         // Nobody listening is no error.
         let _ = self.events.send(event);
+        done
     }
 }
 
