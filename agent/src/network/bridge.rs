@@ -94,7 +94,8 @@ impl NetworkDriver for BridgeDriver {
 
     fn ensure_endpoint<'a>(&'a self, endpoint: &'a EndpointWish) -> BoxFuture<'a, Result<Vec<PortPublished>, NetworkError>> {
         Box::pin(async move {
-            let network_namespace = endpoint.network_namespace.try_clone().map_err(|source| step("keeping the network namespace", source))?;
+            let network_namespace =
+                endpoint.network_namespace.try_clone().map_err(|source| step("keeping the network namespace", source))?;
             let (interfaces, ports) = (endpoint.interfaces.clone(), endpoint.ports.clone());
             let wish = EndpointWish { uid: endpoint.uid.clone(), network_namespace, interfaces, ports };
             self.ask(|answer| Command::EnsureEndpoint(wish, answer)).await

@@ -101,7 +101,11 @@ impl Firewall {
             self.apply(&removed, &added)?;
         }
         self.adopted.retain(|entry| !removed.contains(entry) && !new.contains(entry));
-        if new.is_empty() { self.wished.remove(owner) } else { self.wished.insert(owner.to_owned(), new) };
+        if new.is_empty() {
+            self.wished.remove(owner)
+        } else {
+            self.wished.insert(owner.to_owned(), new)
+        };
         Ok(())
     }
 

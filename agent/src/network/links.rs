@@ -96,14 +96,15 @@ impl Links {
         self.handle.link().del(link.index).execute().await.map_err(|error| failed(&format!("removing link {}", link.name), &error))
     }
 
-    /// Makes the bridge what it should be. True: something had to be changed.
-    pub(crate) async fn ensure_bridge(&self, wish: &NetworkWish) -> Result<bool, NetworkError> {
+    /// Makes the bridge what it should be, and ours by its alias. True: something had to be changed.
+    pub(crate) async fn ensure_bridge(&self, wish: &NetworkWish, alias: &str) -> Result<bool, NetworkError> {
         let name = wish.bridge.as_str();
         let fail = |error: rtnetlink::Error| failed(&format!("making bridge {name}"), &error);
         let mut changed = false;
         let found = self.find(name).await?;
-        if found.as_ref().is_some_and(|link| !link.bridge) {
-            let reason = "a link of that name exists and is no bridge; remove it".to_owned();
+        if let Some(link) = found.as_ref().filter(|link| !link.bridge || (!link.alias.is_empty() && link.alias != alias)) {
+            let other = if link.bridge { format!("belongs to {}", link.alias) } else { "is no bridge".to_owned() };
+            let reason = format!("a link of that name exists and {other}; remove it");
             return Err(NetworkError::Unsupported { what: format!("bridge {name}"), reason });
         }
         if found.is_none() {
@@ -113,8 +114,8 @@ impl Links {
             changed = true;
         }
         let link = self.find(name).await?.ok_or_else(|| step(&format!("finding bridge {name}"), io::ErrorKind::NotFound.into()))?;
-        if !link.up || link.mtu != wish.mtu {
-            let message = LinkUnspec::new_with_index(link.index).mtu(wish.mtu).up().build();
+        if !link.up || link.mtu != wish.mtu || link.alias != alias {
+            let message = LinkUnspec::new_with_index(link.index).mtu(wish.mtu).alias(alias).up().build();
             self.handle.link().set(message).execute().await.map_err(fail)?;
             // Ports that it has already work at once, not when the kernel comes round to it.
             let _ = gantry_sys::interface::carrier(name);
@@ -128,8 +129,10 @@ impl Links {
     pub(crate) async fn all_addresses(&self) -> Result<Vec<(u32, Subnet)>, NetworkError> {
         let listed = self.handle.address().get().execute().try_collect::<Vec<_>>().await;
         let found = listed.map_err(|error| failed("listing addresses", &error))?.into_iter().filter_map(|message| {
-            let local = message.attributes.iter().find_map(|a| if let AddressAttribute::Local(address) = a { Some(*address) } else { None });
-            let other = || message.attributes.iter().find_map(|a| if let AddressAttribute::Address(address) = a { Some(*address) } else { None });
+            let local =
+                message.attributes.iter().find_map(|a| if let AddressAttribute::Local(address) = a { Some(*address) } else { None });
+            let other =
+                || message.attributes.iter().find_map(|a| if let AddressAttribute::Address(address) = a { Some(*address) } else { None });
             Some((message.header.index, Subnet { address: local.or_else(other)?, prefix: message.header.prefix_len }))
         });
         Ok(found.collect())
@@ -137,7 +140,8 @@ impl Links {
 
     /// Gives the link these addresses and no others, except those that the kernel makes by itself. True: something had to be changed.
     async fn ensure_addresses(&self, index: u32, wishes: &[Subnet]) -> Result<bool, NetworkError> {
-        let present: Vec<Subnet> = self.all_addresses().await?.into_iter().filter(|(on, _)| *on == index).map(|(_, subnet)| subnet).collect();
+        let present: Vec<Subnet> =
+            self.all_addresses().await?.into_iter().filter(|(on, _)| *on == index).map(|(_, subnet)| subnet).collect();
         let mut changed = false;
         // First: an address of the same subnet that came later goes with the one before it.
         for stale in present.iter().filter(|have| !wishes.contains(have) && !of_the_kernel(have.address)) {
@@ -235,7 +239,8 @@ impl Links {
     pub(crate) async fn ensure_route(&self, gateway: Option<Ipv4Addr>) -> Result<(), NetworkError> {
         let listed = self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute().try_collect::<Vec<_>>().await;
         let defaults = listed.map_err(|error| failed("listing routes", &error))?.into_iter().filter(is_default);
-        let by = |route: &RouteMessage| gateway.is_some_and(|ip| route.attributes.contains(&RouteAttribute::Gateway(RouteAddress::Inet(ip))));
+        let by =
+            |route: &RouteMessage| gateway.is_some_and(|ip| route.attributes.contains(&RouteAttribute::Gateway(RouteAddress::Inet(ip))));
         let (right, wrong): (Vec<_>, Vec<_>) = defaults.partition(by);
         if let (Some(gateway), true) = (gateway, right.is_empty()) {
             let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();

@@ -113,7 +113,7 @@ impl Node {
 
     /// True: something had to be changed.
     pub(super) async fn ensure_bridge(&self, wish: &NetworkWish) -> Result<bool, NetworkError> {
-        let mut changed = self.links.ensure_bridge(wish).await?;
+        let mut changed = self.links.ensure_bridge(wish, &format!("{}{}", self.mark(), wish.uid)).await?;
         changed |= set_sysctl("/proc/sys/net/ipv4/ip_forward")?;
         changed |= set_sysctl(&format!("/proc/sys/net/ipv4/conf/{}/route_localnet", wish.bridge))?;
         Ok(changed)
@@ -177,7 +177,8 @@ impl Node {
 
     fn publish(&mut self, wish: &EndpointWish) -> Result<Vec<PortPublished>, NetworkError> {
         let published = self.ports.publish(&wish.uid, &wish.ports)?;
-        let address = wish.interfaces.iter().find_map(|interface| if let IpAddr::V4(ip) = interface.address.address { Some(ip) } else { None });
+        let address =
+            wish.interfaces.iter().find_map(|interface| if let IpAddr::V4(ip) = interface.address.address { Some(ip) } else { None });
         let entries = address.into_iter().flat_map(|address| published.iter().flat_map(move |port| ports::entries(port, address)));
         self.firewall.claim(&owner(&wish.uid), entries)?;
         Ok(published)
@@ -229,10 +230,13 @@ impl Node {
         uid.is_some_and(|uid| (0..MOST_INTERFACES).any(|at| self.outer_name(&uid, at) == link.name))
     }
 
+    /// How the aliases of this instance's bridges begin. Their names do not tell: other instances' may begin with the same letters.
+    fn mark(&self) -> String {
+        format!("{} network ", self.instance)
+    }
+
     fn is_bridge(&self, link: &Link) -> bool {
-        let prefix = format!("{}-", self.instance.chars().take(6).collect::<String>());
-        let rest = link.name.strip_prefix(&prefix);
-        link.bridge && rest.is_some_and(|rest| rest.len() == 8 && rest.bytes().all(|byte| byte.is_ascii_hexdigit()))
+        link.bridge && link.alias.starts_with(&self.mark())
     }
 
     fn remove_endpoint(&mut self, uid: &ContainerUid) -> Result<(), NetworkError> {

@@ -81,7 +81,10 @@ impl PortTable {
         for _ in 0..TRIES {
             let (_, first) = bind(wish.protocol, address, 0).map_err(|source| step("choosing a free port", source.into()))?;
             let fits = first.checked_add(wish.count - 1).is_some();
-            if fits && taken(first).is_none() && let Ok(held) = hold(wish, address, first) {
+            if fits
+                && taken(first).is_none()
+                && let Ok(held) = hold(wish, address, first)
+            {
                 return Ok(held);
             }
         }

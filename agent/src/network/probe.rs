@@ -33,7 +33,9 @@ fn link_kind(kind: &str) -> (String, bool, String) {
     let (name, asked) = (kind.to_owned(), ask_for(kind));
     match asked.as_ref().map_err(io::Error::raw_os_error) {
         Err(Some(code)) if code == nix::libc::EINVAL => (name, true, format!("links of kind {kind} can be made")),
-        Err(Some(code)) if code == nix::libc::EPERM => (name, false, format!("links of kind {kind} cannot be made: no CAP_NET_ADMIN; run as root")),
+        Err(Some(code)) if code == nix::libc::EPERM => {
+            (name, false, format!("links of kind {kind} cannot be made: no CAP_NET_ADMIN; run as root"))
+        }
         _ => (name, false, format!("this kernel makes no links of kind {kind}; load the module {kind}")),
     }
 }

@@ -544,7 +544,9 @@ fn join_pairs(mut found: Vec<(Element, bool)>) -> Vec<Element> {
     let mut ranges: Vec<Element> = Vec::new();
     for (element, ends) in found {
         match ranges.last_mut() {
-            Some(open) if ends => open.key_end = number(&element.key).and_then(|next| next.checked_sub(1)).map(|last| last.to_be_bytes().to_vec()),
+            Some(open) if ends => {
+                open.key_end = number(&element.key).and_then(|next| next.checked_sub(1)).map(|last| last.to_be_bytes().to_vec())
+            }
             _ if ends => {}
             _ => ranges.push(Element { key_end: Some(vec![u8::MAX; element.key.len()]), ..element }),
         }

@@ -10,7 +10,9 @@ const LOOPBACK: Ipv4Addr = Ipv4Addr::LOCALHOST;
 async fn end(driver: BridgeDriver) {
     let mut events = driver.events();
     drop(driver);
-    let closed = tokio::time::timeout(SOON, async { while !matches!(events.recv().await, Err(tokio::sync::broadcast::error::RecvError::Closed)) {} });
+    let closed = tokio::time::timeout(SOON, async {
+        while !matches!(events.recv().await, Err(tokio::sync::broadcast::error::RecvError::Closed)) {}
+    });
     closed.await.expect("the network thread ends with its driver");
 }
 
@@ -101,6 +103,26 @@ fn teardown_leaves_nothing() {
         drop(Server::tcp(std::net::SocketAddrV4::new(LOOPBACK, 8080)).expect("the port is free"));
         driver.teardown().await.unwrap();
         driver.ensure_network(&network(1)).await.expect("and can begin again");
+    });
+}
+
+#[test]
+fn instances_of_like_names_leave_each_other_alone() {
+    on_host(|| async {
+        let (one, other) = (driver_of("gtestab"), driver_of("gtestabc"));
+        let of = |number| NetworkWish { bridge: format!("gtesta-{number:08x}"), ..network(number) };
+        one.ensure_network(&of(1)).await.unwrap();
+        other.ensure_network(&of(2)).await.unwrap();
+        let (first, second) = (Container::new(1, 2), Container::new(2, 2));
+        first.ensure(&one).await.unwrap();
+        second.ensure(&other).await.unwrap();
+        let server = second.place.serve(80);
+        one.settle().await.unwrap();
+        let thief = other.ensure_network(&of(1)).await;
+        assert!(matches!(thief, Err(NetworkError::SubnetTaken { .. } | NetworkError::Unsupported { .. })), "{thief:?}");
+        one.teardown().await.unwrap();
+        assert!(ask(second.address(), 80).is_ok());
+        drop(server);
     });
 }
 

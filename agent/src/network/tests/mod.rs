@@ -3,6 +3,7 @@
 //! Judges are traffic, `nft` and `ip`, not the driver's own reading.
 
 mod drift;
+mod measure;
 mod place;
 mod ports;
 mod table;
@@ -18,12 +19,14 @@ use super::{EndpointWish, InterfaceWish, NetworkDriver, NetworkError, NetworkEve
 use crate::ids::{ContainerUid, Instance};
 use place::Place;
 
-fn instance() -> Instance {
-    Instance { name: "gtest".to_owned(), data_dir: "/nonexistent".into(), run_dir: "/nonexistent".into(), node_name: "node".to_owned() }
+/// The driver of an instance. Nothing is written to its directories as long as no names are set.
+fn driver_of(instance: &str) -> BridgeDriver {
+    let (data_dir, run_dir) = ("/nonexistent".into(), "/nonexistent".into());
+    BridgeDriver::new(&Instance { name: instance.to_owned(), data_dir, run_dir, node_name: "node".to_owned() }).unwrap()
 }
 
 fn driver() -> BridgeDriver {
-    BridgeDriver::new(&instance()).unwrap()
+    driver_of("gtest")
 }
 
 /// Runs a test on a host of its own.

@@ -182,6 +182,12 @@ pub(super) fn nft(arguments: &str) -> String {
     command("nft", arguments)
 }
 
+/// One command that has spaces of its own.
+pub(super) fn nft_script(command: &str) {
+    let output = Command::new("nft").arg(command).output().unwrap();
+    assert!(output.status.success(), "nft {command}: {}", String::from_utf8_lossy(&output.stderr));
+}
+
 /// Runs a program in the namespace of this thread.
 fn command(program: &str, arguments: &str) -> String {
     let output = Command::new(program).args(arguments.split(' ')).output().unwrap();

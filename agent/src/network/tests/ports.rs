@@ -84,7 +84,8 @@ fn ports_change_without_disturbing_the_others() {
         let driver = driver();
         driver.ensure_network(&network(1)).await.unwrap();
         let same = PortWish { count: 1000, ..port(20000, 20000, Exposure::Loopback) };
-        let mut web = Container::new(1, 2).with_ports([port(80, 8080, Exposure::Loopback), port(80, 8081, Exposure::Loopback), same.clone()]);
+        let mut web =
+            Container::new(1, 2).with_ports([port(80, 8080, Exposure::Loopback), port(80, 8081, Exposure::Loopback), same.clone()]);
         web.ensure(&driver).await.unwrap();
         let _servers = [80, 20999].map(|port| web.place.serve(port));
         let (mut stays, _) = Connection::open(LOOPBACK, 8080).unwrap();
@@ -98,5 +99,24 @@ fn ports_change_without_disturbing_the_others() {
         web.ensure(&driver).await.unwrap();
         assert!(ask(LOOPBACK, 8080).is_ok() && ask(LOOPBACK, 8082).is_ok());
         stays.lives().unwrap();
+    });
+}
+
+#[test]
+fn an_endpoint_that_fails_holds_nothing() {
+    on_host(|| async {
+        let driver = driver();
+        driver.ensure_network(&network(1)).await.unwrap();
+        let broken = Container::new(1, 2).with_ports([port(80, 8080, Exposure::Public)]);
+        let no_namespace = EndpointWish { network_namespace: std::fs::File::open("/dev/null").unwrap().into(), ..broken.wish() };
+        assert!(matches!(driver.ensure_endpoint(&no_namespace).await, Err(NetworkError::Step { .. })));
+        let lost = Container::new(7, 2).with_ports([port(80, 8080, Exposure::Public)]);
+        assert!(matches!(lost.ensure(&driver).await, Err(NetworkError::MissingNetwork { network_uid }) if network_uid == "network-7"));
+        drop(host_listener(LOOPBACK, 8080).expect("the port is free"));
+        let web = Container::new(1, 3).with_ports([port(80, 8080, Exposure::Public)]);
+        web.ensure(&driver).await.unwrap();
+        assert_eq!(holder(broken.ensure(&driver).await.unwrap_err()), "container container-1-3");
+        driver.remove_endpoint(&web.uid).await.unwrap();
+        broken.ensure(&driver).await.expect("the same wish, once it can be");
     });
 }
