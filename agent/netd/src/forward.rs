@@ -68,8 +68,9 @@ impl Forward {
         true
     }
 
+    /// Whether it is time to ask another one; once all were asked, the last one has the rest of the time.
     pub(crate) fn is_late(&self, now: Instant) -> bool {
-        now >= self.next_at && now < self.ends_at
+        self.asked < self.servers.len() * 2 && now >= self.next_at && now < self.ends_at
     }
 
     pub(crate) fn is_over(&self, now: Instant) -> bool {

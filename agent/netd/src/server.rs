@@ -16,7 +16,7 @@ use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, SockaddrStora
 
 use crate::forward::{self, Forward, Progress};
 use crate::message::{self, Code, Transport};
-use crate::process::say;
+use crate::process::{self, say};
 use crate::resolvers::Resolvers;
 use crate::stream::{self, Client, Context};
 use crate::table::{self, Table, Verdict, Zones};
@@ -89,7 +89,7 @@ impl Server {
         mask.thread_block().map_err(step("block signals"))?;
         let signals = SignalFd::with_flags(&mask, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK).map_err(step("watch signals"))?;
         let directory = Inotify::init(InitFlags::IN_CLOEXEC | InitFlags::IN_NONBLOCK).map_err(step("make an inotify"))?;
-        let events = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_DELETE_SELF;
+        let events = AddWatchFlags::IN_MOVED_TO | AddWatchFlags::IN_CLOSE_WRITE | AddWatchFlags::IN_DELETE;
         directory.add_watch(dir, events).map_err(step(format!("watch `{}`", dir.display())))?;
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).map_err(step("make an epoll"))?;
         epoll.add(&signals, event(Source::Signal, 0, EpollFlags::EPOLLIN)).map_err(step("watch signals"))?;
@@ -170,9 +170,10 @@ impl Server {
         while let Ok(events) = self.directory.read_events() {
             for event in events {
                 let lost = event.mask.contains(AddWatchFlags::IN_Q_OVERFLOW);
-                changed |= lost || event.name.is_some_and(|name| name == table::FILE);
-                // Without it nobody could find us any more.
-                self.ending |= event.mask.intersects(AddWatchFlags::IN_DELETE_SELF | AddWatchFlags::IN_IGNORED);
+                let about = |file: &str| event.name.as_ref().is_some_and(|name| name == file);
+                changed |= lost || about(table::FILE);
+                // Without it nobody could find us any more. The directory's own end comes later: our open file keeps it.
+                self.ending |= event.mask.contains(AddWatchFlags::IN_DELETE) && about(process::LOCK);
             }
         }
         if changed {
