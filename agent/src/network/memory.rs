@@ -70,7 +70,8 @@ fn choose(state: &State, own: &[PortPublished], wish: &PortWish) -> Result<PortP
             have.wish.protocol == wish.protocol && address && range
         })
     };
-    let free = || (FIRST_CHOSEN..=u16::MAX).find(|first| first.checked_add(wish.count.saturating_sub(1)).is_some() && holder(*first).is_none());
+    let free =
+        || (FIRST_CHOSEN..=u16::MAX).find(|first| first.checked_add(wish.count.saturating_sub(1)).is_some() && holder(*first).is_none());
     let host_port = if wish.host_port == 0 { free().unwrap_or(0) } else { wish.host_port };
     let Some((uid, _)) = holder(host_port) else {
         return Ok(PortPublished { wish: wish.clone(), host_port, host_ip });

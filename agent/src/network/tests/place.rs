@@ -5,7 +5,6 @@ use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::process::Command;
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
@@ -184,13 +183,17 @@ pub(super) fn nft(arguments: &str) -> String {
 
 /// One command that has spaces of its own.
 pub(super) fn nft_script(command: &str) {
-    let output = Command::new("nft").arg(command).output().unwrap();
-    assert!(output.status.success(), "nft {command}: {}", String::from_utf8_lossy(&output.stderr));
+    run("nft", &[command]);
 }
 
 /// Runs a program in the namespace of this thread.
 fn command(program: &str, arguments: &str) -> String {
-    let output = Command::new(program).args(arguments.split(' ')).output().unwrap();
-    assert!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    run(program, &arguments.split(' ').collect::<Vec<_>>())
+}
+
+#[expect(clippy::disallowed_methods, reason = "nft and ip are the judges of what the driver did")]
+fn run(program: &str, arguments: &[&str]) -> String {
+    let output = std::process::Command::new(program).args(arguments).output().unwrap();
+    assert!(output.status.success(), "{program} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     String::from_utf8(output.stdout).unwrap()
 }
