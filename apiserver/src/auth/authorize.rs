@@ -1,7 +1,7 @@
 //! Who may do what, until roles come: administrators everything, the engine's parts what their work needs, nobody else
 //! anything.
 
-use super::{ADMINS_GROUP, APISERVER_USER, CONTROLLERS_USER, Identity, NODE_USER_PREFIX, NODES_GROUP};
+use super::{ADMINS_GROUP, APISERVER_USER, Component, Identity};
 
 /// What a request wants.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -63,12 +63,11 @@ impl Authorizer for FixedAuthorizer {
         if identity.is_in(ADMINS_GROUP) || identity.user == APISERVER_USER || is_public(identity, attributes) {
             return Decision::Allow;
         }
-        let node = identity.user.strip_prefix(NODE_USER_PREFIX).filter(|_| identity.is_in(NODES_GROUP));
-        let allowed = match (node, identity.user.as_str()) {
+        let allowed = match identity.component() {
             _ if attributes.resource.is_empty() => false,
-            (Some(node), _) => node_may(node, attributes),
-            (None, CONTROLLERS_USER) => controllers_may(attributes),
-            _ => false,
+            Component::Node(node) => node_may(node, attributes),
+            Component::Controllers => controllers_may(attributes),
+            Component::None => false,
         };
         if allowed { Decision::Allow } else { Decision::Deny { reason: "no rule allows it" } }
     }
@@ -86,30 +85,42 @@ fn reads(verb: &str) -> bool {
     matches!(verb, "get" | "list" | "watch")
 }
 
-/// The controllers work on all kinds; of secrets they only need those that registries ask for.
+fn writes(verb: &str) -> bool {
+    matches!(verb, "update" | "patch")
+}
+
+/// The controllers watch all kinds and complete what users declare; they make Images, Networks and Namespaces of their own. Which
+/// fields they may change is admission's to say.
 fn controllers_may(attributes: &Attributes<'_>) -> bool {
-    match (attributes.group, attributes.resource) {
-        (OURS | "coordination.k8s.io" | "events.k8s.io", _) => true,
-        ("", "secrets" | "configmaps") => reads(attributes.verb) || matches!(attributes.verb, "delete" | "deletecollection" | "patch"),
-        ("", "namespaces" | "nodes" | "events") => true,
+    let Attributes { verb, group, resource, subresource, .. } = *attributes;
+    let tends = reads(verb) || matches!(verb, "update" | "patch" | "delete" | "deletecollection");
+    match (group, resource, subresource) {
+        (OURS, "images" | "networks", "") => tends || verb == "create",
+        (OURS, "containers" | "volumes", "") => tends,
+        (OURS, "containers", "binding") => verb == "create",
+        (OURS, "containers" | "images" | "volumes" | "networks", "status") => reads(verb) || writes(verb),
+        ("coordination.k8s.io", "leases", "") | ("events.k8s.io" | "", "events", "") => tends || verb == "create",
+        ("", "secrets" | "configmaps" | "nodes", "") => tends,
+        ("", "namespaces", "") => tends || verb == "create",
+        ("", "namespaces", "status" | "finalize") => reads(verb) || writes(verb),
         _ => false,
     }
 }
 
-/// An agent reads what containers are made of, and writes the status of what it makes, its own Node and its events.
+/// An agent reads what containers are made of, and writes the status of what it makes, its own Node and its events. Which objects,
+/// and which of their fields, is admission's to say.
 fn node_may(node: &str, attributes: &Attributes<'_>) -> bool {
     let Attributes { verb, group, resource, subresource, name, .. } = *attributes;
-    let writes = matches!(verb, "update" | "patch");
+    let object_or_status = matches!(subresource, "" | "status");
     match (group, resource) {
-        (OURS, "containers" | "images" | "volumes" | "networks") => {
-            // Finalizers are metadata: a patch of the object itself. That it is nothing else is admission's to say.
-            reads(verb) || (writes && matches!(subresource, "status" | "")) || (verb == "delete" && resource == "containers")
-        }
-        ("", "secrets" | "configmaps") => reads(verb),
-        ("", "namespaces") => reads(verb),
-        ("", "nodes") => reads(verb) || verb == "create" || (writes && name == node),
-        ("", "events") => matches!(verb, "create" | "patch" | "update"),
-        ("coordination.k8s.io", "leases") => matches!(verb, "get" | "create") || (writes && name == node),
+        (OURS, "networks") => reads(verb) && object_or_status,
+        (OURS, "images") => (reads(verb) && object_or_status) || (writes(verb) && subresource == "status"),
+        // Finalizers are metadata: a patch of the object itself.
+        (OURS, "containers" | "volumes") => (reads(verb) || writes(verb)) && object_or_status,
+        ("", "secrets" | "configmaps" | "namespaces") => reads(verb) && subresource.is_empty(),
+        ("", "nodes") => reads(verb) || verb == "create" || (writes(verb) && name == node && object_or_status),
+        ("", "events") => verb == "create" || writes(verb),
+        ("coordination.k8s.io", "leases") => matches!(verb, "get" | "create") || (writes(verb) && name == node),
         _ => false,
     }
 }
@@ -168,11 +179,32 @@ mod tests {
     }
 
     #[test]
+    fn a_node_gets_into_no_container_and_makes_or_removes_none() {
+        let node = Identity::node("a");
+        for (verb, what) in [
+            ("get", "gantry.dev containers web exec"),
+            ("create", "gantry.dev containers web exec"),
+            ("get", "gantry.dev containers web log"),
+            ("delete", "gantry.dev containers web"),
+            ("patch", "gantry.dev images nginx"),
+            ("patch", "gantry.dev networks default status"),
+            ("create", "gantry.dev applyrequests"),
+        ] {
+            assert!(!may(&node, verb, what), "{verb} {what}");
+        }
+    }
+
+    #[test]
     fn controllers_bind_but_make_no_secrets() {
         let controllers = Identity::controllers();
         assert!(
             may(&controllers, "create", "gantry.dev containers web binding") && may(&controllers, "update", "core namespaces x finalize")
         );
         assert!(!may(&controllers, "create", "core secrets x") && may(&controllers, "delete", "core secrets x"));
+        assert!(!may(&controllers, "create", "gantry.dev containers") && may(&controllers, "create", "gantry.dev images"));
+        assert!(
+            !may(&controllers, "create", "gantry.dev containers web exec") && !may(&controllers, "get", "gantry.dev containers web log")
+        );
+        assert!(!may(&controllers, "create", "gantry.dev applyrequests") && !may(&controllers, "patch", "core nodes a status"));
     }
 }

@@ -81,6 +81,31 @@ impl Identity {
     }
 }
 
+/// Which part of the engine an identity is, as far as that limits it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Component<'a> {
+    /// The agent of this node.
+    Node(&'a str),
+    /// The controllers.
+    Controllers,
+    /// A user, or the API server.
+    None,
+}
+
+impl Identity {
+    /// The part of the engine that it is. Administrators are users, whatever they are called.
+    pub(crate) fn component(&self) -> Component<'_> {
+        if self.is_in(ADMINS_GROUP) {
+            return Component::None;
+        }
+        match self.user.strip_prefix(NODE_USER_PREFIX).filter(|_| self.is_in(NODES_GROUP)) {
+            Some(node) => Component::Node(node),
+            None if self.user == CONTROLLERS_USER => Component::Controllers,
+            None => Component::None,
+        }
+    }
+}
+
 impl fmt::Display for Identity {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.user)

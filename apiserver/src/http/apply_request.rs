@@ -21,7 +21,7 @@ use super::params::Params;
 use super::patch::{check_config, failure};
 use super::render;
 use super::write::{MAX_ATTEMPTS, operation};
-use crate::admission::check_namespace;
+use crate::admission::{check_namespace, check_write};
 use crate::auth::{Attributes, Identity};
 use crate::store::{CommitError, Expect, Op};
 use crate::strategy::object::{decode, key, meta_text};
@@ -193,6 +193,7 @@ fn one(server: &AppState, identity: &Identity, item: &Item, declared: &BTreeSet<
             (prepared, Expect::Absent, check)
         }
     };
+    check_write(identity, kind, Part::Main, old.as_ref(), &prepared.object)?;
     claims::check(&server.cache, kind, &prepared.object)?;
     let op = operation(kind, &prepared, expect)?;
     Ok(Plan { result: result(kind, old.as_ref(), &prepared), op, check })

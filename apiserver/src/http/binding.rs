@@ -17,6 +17,9 @@ use crate::strategy::object::{finalizers, is_terminating, set_field, set_finaliz
 const AGENT_FINALIZER: &str = "gantry.dev/agent";
 
 /// Binds the container to `nodeName`, or with an empty one takes the binding back. Binding it again to its node changes nothing.
+///
+/// A binding that was taken back leaves the agent's finalizer: until that agent has let go, no other node can have the container, so that
+/// it never runs on two.
 pub(super) async fn bind(target: &Target, name: &str, body: Body) -> Result<Response<Body>, ApiError> {
     let options = WriteOptions::parse("CreateOptions", &target.params, &target.headers)?;
     let bytes = body::read(body).await?;
@@ -27,7 +30,7 @@ pub(super) async fn bind(target: &Target, name: &str, body: Body) -> Result<Resp
         _ => return Err(ApiError::bad_request("nodeName: the name of a node is required; an empty one takes the binding back")),
     };
     let now = Time(target.server.now());
-    let written = modify(&target.server, target.kind, (target.namespace(), name), Part::Binding, &options, |old| {
+    let written = modify(target, name, Part::Binding, &options, |old| {
         bound(target, name, old, &node, &now).map(|value| Decoded { value, duplicates: Vec::new() })
     });
     let mut written = written.await?;
@@ -46,13 +49,18 @@ fn bound(target: &Target, name: &str, old: &Value, node: &str, now: &Time) -> Re
     if !current.is_empty() && !node.is_empty() {
         return Err(ApiError::conflict(target.kind, name, &format!("the container is bound to node {current:?} already")));
     }
+    let mut list = finalizers(old);
+    let former = old["status"]["formerNodeName"].as_str().unwrap_or_default();
+    if !former.is_empty() && former != node && list.iter().any(|f| f == AGENT_FINALIZER) {
+        return Err(ApiError::conflict(target.kind, name, &format!("node {former:?} has not let go of the container yet")));
+    }
     let mut object = old.clone();
     let mut status = old.get("status").cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));
     let conditions = status.get("conditions").cloned().unwrap_or_else(|| json!([]));
     let mut conditions: Vec<Condition> = serde_json::from_value(conditions).unwrap_or_default();
     let generation = old["metadata"]["generation"].as_i64().unwrap_or_default();
     let (holds, reason, message) = if node.is_empty() {
-        (ConditionStatus::False, "Unbound", format!("the binding to node {current} was taken back; the scheduler chooses again"))
+        (ConditionStatus::False, "Unbound", format!("node {current} lets go of it; then the scheduler chooses again"))
     } else {
         (ConditionStatus::True, "Bound", format!("runs on node {node}"))
     };
@@ -60,8 +68,8 @@ fn bound(target: &Target, name: &str, old: &Value, node: &str, now: &Time) -> Re
     let conditions = serde_json::to_value(conditions).map_err(|error| ApiError::internal(error.to_string()))?;
     set_field(&mut status, "conditions", Some(conditions));
     set_field(&mut status, "nodeName", (!node.is_empty()).then(|| node.into()));
+    set_field(&mut status, "formerNodeName", node.is_empty().then(|| current.into()));
     set_field(&mut object, "status", Some(status));
-    let mut list = finalizers(old);
     if !node.is_empty() && !list.iter().any(|f| f == AGENT_FINALIZER) {
         list.push(AGENT_FINALIZER.to_owned());
         set_finalizers(&mut object, &list);

@@ -2,7 +2,6 @@
 
 use axum::body::Body;
 use axum::http::Response;
-use gantry_api::registry::KindInfo;
 use serde_json::Value;
 
 use super::ApiServer;
@@ -11,7 +10,7 @@ use super::dispatch::Target;
 use super::error::ApiError;
 use super::options::WriteOptions;
 use super::write::{MAX_ATTEMPTS, Written, encode, operation};
-use crate::admission::check_namespace;
+use crate::admission::{check_namespace, check_write};
 use crate::store::{CommitError, Expect, Op};
 use crate::strategy::object::{key, meta_text, set_meta};
 use crate::strategy::{self, Part, claims, decoding};
@@ -29,7 +28,7 @@ pub(super) async fn create(target: &Target, body: Body) -> Result<Response<Body>
     let bytes = body::read(body).await?;
     let mut decoded = body::decode(&target.headers, &bytes)?;
     decoding::identify(target.kind, &mut decoded.value, target.namespace(), None)?;
-    let written = insert(&target.server, target.kind, target.namespace(), decoded, &options).await?;
+    let written = insert(target, decoded, &options).await?;
     written.respond(target)
 }
 
@@ -37,13 +36,8 @@ pub(super) async fn create(target: &Target, body: Body) -> Result<Response<Body>
 ///
 /// # Errors
 /// 404 and 403 for the namespace, 409 when it exists, and what the strategy refuses.
-pub(super) async fn insert(
-    server: &ApiServer,
-    kind: &'static KindInfo,
-    namespace: &str,
-    decoded: Decoded,
-    options: &WriteOptions,
-) -> Result<Written, ApiError> {
+pub(super) async fn insert(target: &Target, decoded: Decoded, options: &WriteOptions) -> Result<Written, ApiError> {
+    let (server, kind, namespace) = (&*target.server, target.kind, target.namespace());
     let _claims = if claims::claims_anything(kind) { Some(server.image_claims.lock().await) } else { None };
     let Decoded { mut value, duplicates } = decoded;
     let generated = meta_text(&value, "name").is_empty() && !meta_text(&value, "generateName").is_empty();
@@ -66,6 +60,7 @@ pub(super) async fn insert(
             return Err(ApiError::already_exists(kind, &name));
         }
         let check = check_namespace(&server.cache, kind, &name, namespace)?;
+        check_write(&target.identity, kind, Part::Main, None, &prepared.object)?;
         claims::check(&server.cache, kind, &prepared.object)?;
         let encoded = encode(&prepared.object)?;
         if options.dry_run {

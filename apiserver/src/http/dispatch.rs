@@ -15,6 +15,7 @@ use super::{
     AppState, apply_request, binding, content, create, delete, delete_collection, get, health, list, negotiate, patch, reviews, update,
     watch,
 };
+use crate::admission::check_read;
 use crate::auth::{Attributes, Decision, Identity};
 use crate::cache::{FieldSelector, LabelSelector, Selection};
 use crate::server::Stopping;
@@ -27,6 +28,7 @@ const MAX_SELECTOR_BYTES: usize = 32 * 1024;
 /// A request about objects of a kind, as far as all verbs need it.
 pub(crate) struct Target {
     pub(crate) server: AppState,
+    pub(crate) identity: Identity,
     pub(crate) kind: &'static KindInfo,
     pub(crate) path: ResourcePath,
     pub(crate) params: Params,
@@ -195,7 +197,11 @@ async fn resource(
         return Err(ApiError::no_such_resource());
     }
     let stopping = parts.extensions.get::<Stopping>().map(|stopping| stopping.0.clone()).unwrap_or_default();
-    let target = Target { server, kind, path, params, headers: parts.headers.clone(), stopping };
+    let target = Target { server, identity, kind, path, params, headers: parts.headers.clone(), stopping };
+    if matches!(verb, "get" | "list" | "watch") {
+        let named = (target.namespace(), target.path.name.as_deref());
+        check_read(&target.server.cache, &target.identity, kind, named, &target.selection()?.fields)?;
+    }
     match (target.path.name.clone(), target.path.subresource.clone()) {
         (None, _) => collection(&target, verb, body).await,
         (Some(_), _) if kind.namespaced && target.path.namespace.is_none() => {

@@ -9,6 +9,10 @@ use serde_json::{Map, Value, json};
 use crate::cache::{PageError, WatchError};
 use crate::store::{CommitError, ReadError};
 
+/// The message of 507 `InsufficientStorage` (RFC 4918, section 11.5; Kubernetes has no reason for it): writes are refused while less than
+/// the store's reserve is free, and taken again by themselves.
+const FULL: &str = "the disk is full: nothing was written; free some space in the engine's data directory, then try again";
+
 /// A failed request. Everything that a client is told about it is in here.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ApiError {
@@ -271,9 +275,7 @@ impl ApiError {
                 Self::too_large(format!("the object has {bytes} bytes, at most {limit} are possible"))
             }
             CommitError::Invalid { why } => Self::internal(*why),
-            CommitError::Full => {
-                Self::new(StatusCode::INSUFFICIENT_STORAGE, "InternalError", "the disk is full: nothing was written, free some space")
-            }
+            CommitError::Full => Self::new(StatusCode::INSUFFICIENT_STORAGE, "InsufficientStorage", FULL),
             CommitError::Closed => Self::unavailable("the server is shutting down"),
             CommitError::Storage(source) => {
                 tracing::error!(%source, "write the store");

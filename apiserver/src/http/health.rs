@@ -2,11 +2,13 @@
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
+use gantry_api::registry::find_resource;
 use serde_json::json;
 
 use super::AppState;
 use super::params::Params;
 use super::render;
+use crate::strategy::object::key;
 
 /// The Kubernetes API that clients may expect; tools parse it as a version number.
 const KUBERNETES_MINOR: &str = "33";
@@ -31,12 +33,23 @@ fn platform_arch() -> &'static str {
     }
 }
 
+fn has_default_namespace(server: &AppState) -> bool {
+    let namespaces = find_resource("", "v1", "namespaces");
+    namespaces.is_some_and(|namespaces| server.cache.get(&key(namespaces, "", "default")).is_some())
+}
+
 /// Whether the server works; `?verbose` says what was looked at. 503 when something does not.
 pub(super) fn health(server: &AppState, endpoint: &str, params: &Params) -> Response<Body> {
     // The cache is behind when the store has changes that it did not take in for some reason: watches would be stale.
     let store = *server.cache.store().revision().borrow();
     let cache = server.cache.revision();
-    let checks = [("ping", true), ("watch-cache", endpoint == "livez" || cache >= store || store.0 - cache.0 < 1_000)];
+    let alive = endpoint == "livez";
+    let checks = [
+        ("ping", true),
+        ("watch-cache", alive || cache >= store || store.0 - cache.0 < 1_000),
+        // Nothing can be applied before the controllers have made it.
+        ("namespace-default", alive || has_default_namespace(server)),
+    ];
     let healthy = checks.iter().all(|(_, ok)| *ok);
     let verbose = params.all("verbose").next().is_some();
     let text = if healthy && !verbose {

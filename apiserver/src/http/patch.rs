@@ -48,7 +48,7 @@ pub(super) async fn patch(target: &Target, name: &str, part: Part, body: Body) -
     }
     let bytes = body::read(body).await?;
     let patch = body::json(&bytes)?;
-    let written = modify(&target.server, kind, (target.namespace(), name), part, &options, |old| {
+    let written = modify(target, name, part, &options, |old| {
         let mut value = change(old, &patch.value, (kind.schema)()).map_err(|error| failure(kind, name, error))?;
         decoding::identify(kind, &mut value, target.namespace(), Some(name))?;
         Ok(Decoded { value, duplicates: patch.duplicates.clone() })
@@ -63,13 +63,13 @@ async fn applied(target: &Target, name: &str, part: Part, options: &WriteOptions
     for _ in 0..MAX_ATTEMPTS {
         let exists = target.server.cache.get(&key(kind, namespace, name)).is_some();
         let tried = if exists {
-            modify(&target.server, kind, (namespace, name), part, options, |old| apply_to(target, Some(old), &config, part, options)).await
+            modify(target, name, part, options, |old| apply_to(target, Some(old), &config, part, options)).await
         } else if part == Part::Main {
             if !meta_text(&config.value, "uid").is_empty() {
                 return Err(ApiError::conflict(kind, name, "uid is set, but there is no such object"));
             }
             let object = apply_to(target, None, &config, part, options)?;
-            insert(&target.server, kind, namespace, object, options).await
+            insert(target, object, options).await
         } else {
             Err(ApiError::not_found(kind, name))
         };

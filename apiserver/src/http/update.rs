@@ -27,6 +27,5 @@ pub(super) async fn update(target: &Target, name: &str, part: Part, body: Body) 
         };
         return Err(ApiError::invalid(target.kind, name, &[error]));
     }
-    let key = (target.namespace(), name);
-    modify(&target.server, target.kind, key, part, &options, |_| Ok(decoded.clone())).await?.respond(target)
+    modify(target, name, part, &options, |_| Ok(decoded.clone())).await?.respond(target)
 }

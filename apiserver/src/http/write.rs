@@ -6,12 +6,12 @@ use bytes::Bytes;
 use gantry_api::registry::KindInfo;
 use serde_json::Value;
 
-use super::ApiServer;
 use super::body::Decoded;
 use super::dispatch::Target;
 use super::error::ApiError;
 use super::options::WriteOptions;
 use super::render;
+use crate::admission::check_write;
 use crate::store::{CommitError, Expect, Op, Revision, Unversioned};
 use crate::strategy::object::{decode, index, key, meta_text};
 use crate::strategy::{self, Change, Part, Prepared, claims};
@@ -61,15 +61,15 @@ pub(crate) fn operation(kind: &KindInfo, prepared: &Prepared, expect: Expect) ->
 /// # Errors
 /// 404, 409, and what `change` and the strategy refuse.
 pub(crate) async fn modify(
-    server: &ApiServer,
-    kind: &'static KindInfo,
-    (namespace, name): (&str, &str),
+    target: &Target,
+    name: &str,
     part: Part,
     options: &WriteOptions,
     mut change: impl FnMut(&Value) -> Result<Decoded, ApiError>,
 ) -> Result<Written, ApiError> {
+    let (server, kind) = (&target.server, target.kind);
     let _claims = if claims::claims_anything(kind) { Some(server.image_claims.lock().await) } else { None };
-    let key = key(kind, namespace, name);
+    let key = key(kind, target.namespace(), name);
     let api_version = kind.api_version();
     for _ in 0..MAX_ATTEMPTS {
         let entry = server.cache.get(&key).ok_or_else(|| ApiError::not_found(kind, name))?;
@@ -79,6 +79,7 @@ pub(crate) async fn modify(
         let writer = options.writer(&api_version, part, server.now());
         let recording = (options.strictness(kind), (!options.applied).then_some(&writer));
         let prepared = strategy::prepare_update(kind, part, &old, new, &duplicates, recording)?;
+        check_write(&target.identity, kind, part, Some(&old), &prepared.object)?;
         if part == Part::Main {
             claims::check(&server.cache, kind, &prepared.object)?;
         }

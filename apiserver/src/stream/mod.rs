@@ -7,6 +7,7 @@ use axum::http::request::Parts;
 use axum::http::uri::PathAndQuery;
 use axum::http::{Request, Response, StatusCode, Uri};
 use futures_util::future::BoxFuture;
+use serde_json::Value;
 
 use crate::http::dispatch::Target;
 use crate::http::error::ApiError;
@@ -29,19 +30,27 @@ pub(crate) async fn to_node(target: &Target, name: &str, stream: &str, parts: Pa
     let object = decode(&entry).map_err(|_| ApiError::internal("a stored object cannot be decoded"))?;
     let node = object["status"]["nodeName"].as_str().unwrap_or_default();
     if node.is_empty() {
-        return Err(ApiError::conflict(target.kind, name, "the container is not bound to a node yet, see its condition Scheduled"));
+        let why = because(&object, "Scheduled");
+        return Err(ApiError::conflict(target.kind, name, &format!("the container is not bound to a node yet{why}")));
     }
     let phase = object["status"]["phase"].as_str().unwrap_or_default();
     if stream == "exec" && phase != "Running" {
         let phase = if phase.is_empty() { "Pending" } else { phase };
-        return Err(ApiError::conflict(target.kind, name, &format!("the container is {phase}, not Running")));
+        return Err(ApiError::conflict(target.kind, name, &format!("the container is {phase}, not Running{}", because(&object, "Ready"))));
     }
     let proxy = target.server.node_proxy.get().map(Arc::clone);
-    let proxy = proxy.ok_or_else(|| ApiError::unavailable(format!("node {node:?} is not connected")))?;
+    let proxy = proxy.ok_or_else(|| ApiError::unavailable(format!("node {node:?}, which runs the container, is not connected")))?;
     let query = parts.uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let path = format!("/containers/{}/{stream}{query}", meta_text(&object, "uid"));
     let path: PathAndQuery = path.parse().map_err(|_| ApiError::new(StatusCode::BAD_REQUEST, "BadRequest", "the query is malformed"))?;
     let mut parts = parts;
     parts.uri = Uri::from(path);
     Ok(proxy.call(node, Request::from_parts(parts, body)).await)
+}
+
+/// What a condition that does not hold says, to be put behind a statement.
+fn because(object: &Value, condition: &str) -> String {
+    let conditions = object["status"]["conditions"].as_array().into_iter().flatten();
+    let found = conditions.filter(|c| c["type"] == condition && c["status"] != "True").find_map(|c| c["message"].as_str());
+    found.filter(|message| !message.is_empty()).map_or_else(String::new, |message| format!(": {message}"))
 }

@@ -1,6 +1,7 @@
 //! The real router over the store in memory, by HTTP requests.
 
 mod applying;
+mod components;
 mod documents;
 mod reading;
 mod watching;
@@ -14,11 +15,13 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
+use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::{ApiServer, router};
 use crate::auth::{FixedAuthorizer, Identity};
 use crate::cache::{Cache, CacheConfig};
+use crate::server::Stopping;
 use crate::store::memory::MemoryStore;
 
 pub(super) const CONTAINERS: &str = "/apis/gantry.dev/v1/namespaces/default/containers";
@@ -53,19 +56,31 @@ pub(super) struct Harness {
     pub(super) server: Arc<ApiServer>,
     router: Router,
     identity: Identity,
+    /// As if a listener stopped.
+    pub(super) stopping: CancellationToken,
 }
 
 impl Harness {
     pub(super) async fn new() -> Self {
-        let cache = Cache::open(Arc::new(MemoryStore::new()), CacheConfig::default()).await.unwrap();
+        let harness = Self::empty(CacheConfig::default()).await;
+        harness.post("/api/v1/namespaces", json!({"metadata": {"name": "default"}})).await.is(201);
+        harness
+    }
+
+    /// Without any object.
+    pub(super) async fn empty(config: CacheConfig) -> Self {
+        let cache = Cache::open(Arc::new(MemoryStore::new()), config).await.unwrap();
         let mut server = ApiServer::new(cache, Arc::new(FixedAuthorizer));
         let counter = AtomicU64::new(1);
         server.random = Arc::new(move || u128::from(counter.fetch_add(1, Ordering::Relaxed)) << 64 | 7);
         server.clock = Arc::new(|| "2026-01-02T03:04:05Z".parse().unwrap());
         let server = Arc::new(server);
-        let harness = Self { router: router(server.clone()), server, identity: Identity::admin() };
-        harness.post("/api/v1/namespaces", json!({"metadata": {"name": "default"}})).await.is(201);
-        harness
+        Self { router: router(server.clone()), server, identity: Identity::admin(), stopping: CancellationToken::new() }
+    }
+
+    /// The same server for somebody else.
+    pub(super) fn seen_by(&self, identity: Identity) -> Self {
+        Self { server: self.server.clone(), router: self.router.clone(), identity, stopping: self.stopping.clone() }
     }
 
     pub(super) async fn send(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Body>) -> Response<Body> {
@@ -75,6 +90,7 @@ impl Harness {
         }
         let mut request = request.body(body.into()).unwrap();
         request.extensions_mut().insert(self.identity.clone());
+        request.extensions_mut().insert(Stopping(self.stopping.clone()));
         self.router.clone().oneshot(request).await.unwrap()
     }
 

@@ -5,6 +5,8 @@ use axum::http::Response;
 use http_body_util::BodyExt as _;
 use serde_json::{Value, json};
 
+use crate::cache::CacheConfig;
+
 use super::{CONTAINERS, Harness, container};
 
 /// Reads events as they come.
@@ -100,4 +102,47 @@ async fn impossible_starts() {
     for (query, status) in [("resourceVersion=x", 400), ("resourceVersionMatch=NotOlderThan", 422), ("sendInitialEvents=true", 422)] {
         api.get(&format!("{CONTAINERS}?watch=true&{query}")).await.is(status);
     }
+}
+
+#[tokio::test]
+async fn a_watch_from_before_the_history_says_that_it_is_gone() {
+    let api = Harness::empty(CacheConfig { history_events: 2, ..CacheConfig::default() }).await;
+    api.post("/api/v1/namespaces", json!({"metadata": {"name": "default"}})).await.is(201);
+    for name in ["a", "b", "c"] {
+        api.post(CONTAINERS, container(name)).await.is(201);
+    }
+    let mut events = Events::open(&api, "resourceVersion=1").await;
+    let error = events.next().await.unwrap();
+    assert_eq!(error["type"], "ERROR");
+    assert_eq!((&error["object"]["kind"], &error["object"]["code"]), (&"Status".into(), &410.into()), "{error}");
+    assert_eq!(error["object"]["reason"], "Expired");
+    assert_eq!(events.next().await, None);
+}
+
+#[tokio::test]
+async fn a_watch_that_falls_behind_is_told_so_after_all_it_got() {
+    let api = Harness::empty(CacheConfig { watcher_events: 2, ..CacheConfig::default() }).await;
+    api.post("/api/v1/namespaces", json!({"metadata": {"name": "default"}})).await.is(201);
+    let mut events = Events::open(&api, "resourceVersion=1").await;
+    for name in ["a", "b", "c", "d"] {
+        api.post(CONTAINERS, container(name)).await.is(201);
+    }
+    events.is("ADDED", "a").await;
+    events.is("ADDED", "b").await;
+    let error = events.next().await.unwrap();
+    assert_eq!((&error["type"], &error["object"]["code"]), (&"ERROR".into(), &410.into()), "{error}");
+    assert_eq!(events.next().await, None);
+}
+
+#[tokio::test]
+async fn stopping_ends_watches_without_an_error() {
+    let api = Harness::new().await;
+    let mut events = Events::open(&api, "").await;
+    api.stopping.cancel();
+    assert_eq!(events.next().await, None);
+
+    let api = Harness::new().await;
+    let mut events = Events::open(&api, "").await;
+    api.server.cache.close().await;
+    assert_eq!(events.next().await, None);
 }

@@ -232,7 +232,11 @@ async fn binding_is_said_once() {
     api.post(&binding, json!({"nodeName": "b"})).await.is(409);
     let free = api.post(&binding, json!({"nodeName": ""})).await.is(201);
     assert_eq!((&free["status"]["nodeName"], &free["status"]["conditions"][0]["status"]), (&Value::Null, &"False".into()));
-    api.post(&binding, json!({"nodeName": "b"})).await.is(201);
+    assert_eq!(free["status"]["formerNodeName"], "a");
+    api.post(&binding, json!({"nodeName": "b"})).await.is(409);
+    api.merge(&web(), json!({"metadata": {"finalizers": null}})).await.is(200);
+    let again = api.post(&binding, json!({"nodeName": "b"})).await.is(201);
+    assert_eq!(again["status"]["formerNodeName"], Value::Null);
     api.post(&binding, json!({})).await.is(400);
     api.post(&format!("{CONTAINERS}/none/binding"), json!({"nodeName": "a"})).await.is(404);
 }
