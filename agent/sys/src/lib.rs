@@ -3,6 +3,7 @@
 //! Every public function is safe for every input; what the kernel refuses comes back as an error. Each unsafe block is one operation
 //! with the reason why it is sound.
 
+mod bpf;
 pub mod cgroup;
 pub mod fd;
 pub mod init;

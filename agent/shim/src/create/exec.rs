@@ -34,26 +34,22 @@ fn create(context: &Context<'_>, init: i32, body: &[u8], fds: Vec<OwnedFd>, pipe
     launch.raise_limits()?;
     // The first process is our own child and not reaped while this runs on its behalf, so its number means it.
     let handle = pidfd_open(init).map_err(step("find the container's first process"))?;
-    context.cgroup.join(Part::Container)?;
+    let cgroup = context.cgroup.enter(Part::Container)?;
     nix::sys::stat::umask(Mode::from_bits_truncate(0o022));
-    let mut flags = CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWIPC
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWNET
-        | CloneFlags::CLONE_NEWCGROUP;
+    let mut flags =
+        CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWIPC | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWNET;
     if context.namespaces.user.is_some() {
         flags |= CloneFlags::CLONE_NEWUSER;
     }
     setns(handle.as_fd(), flags).map_err(errno_step("enter the container's namespaces"))?;
-    drop(handle);
-    match clone_process(context.single, libc::CLONE_PARENT, None).map_err(step("make the process"))? {
+    let cloned = clone_process(context.single, libc::CLONE_PARENT, cgroup.as_ref().map(AsFd::as_fd));
+    match cloned.map_err(step("make the process"))? {
         Cloned::Parent(pid) => {
             report(pipe, &Report::Cloned(pid));
             Ok(())
         }
         Cloned::Child => {
-            let failure = match enter() {
+            let failure = match enter(&handle) {
                 Ok(root) => launch.run(context.single, &root, stdio, pipe),
                 Err(failure) => failure,
             };
@@ -63,7 +59,9 @@ fn create(context: &Context<'_>, init: i32, body: &[u8], fds: Vec<OwnedFd>, pipe
     }
 }
 
-fn enter() -> Result<OwnedFd, Failure> {
+/// The cgroup namespace comes last: from within it nothing can be cloned into a cgroup by a process that is not below its root.
+fn enter(first: &OwnedFd) -> Result<OwnedFd, Failure> {
+    setns(first.as_fd(), CloneFlags::CLONE_NEWCGROUP).map_err(errno_step("enter the container's cgroup namespace"))?;
     super::inside::become_root_inside()?;
     let root = nix::fcntl::open("/", OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty());
     root.map_err(errno_step("open the container's root"))

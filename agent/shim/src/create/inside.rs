@@ -19,7 +19,7 @@ use nix::sys::statfs::{PROC_SUPER_MAGIC, fstatfs};
 use nix::unistd::{Gid, Uid};
 use oci_spec::runtime::Spec;
 
-use super::mounts::{Planned, Source};
+use super::mounts::{DEV_OPTIONS, Planned, Source, furnish_dev};
 use crate::protocol::{Failure, SandboxFile, errno_step, step};
 
 /// All that the container's side is given.
@@ -121,6 +121,7 @@ fn ready(planned: Planned) -> Result<Vec<Ready>, Failure> {
     let name = planned.target.display().to_string();
     match planned.source {
         Source::Detached { mount, directory } => Ok(vec![Ready::plain(mount, directory)]),
+        Source::Nodes { nodes, .. } => device_nodes(nodes, planned.attributes, &name),
         Source::Host { path } => {
             let clone = clone_path(&path, true).map_err(step(format!("copy the host's `{}`", path.display())))?;
             let set = Change { set: planned.attributes, recursive: true, ..Change::default() };
@@ -137,6 +138,18 @@ fn ready(planned: Planned) -> Result<Vec<Ready>, Failure> {
         }
         Source::Cgroup(layout) => cgroups(&layout, planned.attributes),
     }
+}
+
+/// A tmpfs of the container's own user namespace, on which no node would work; those that do are mounted over empty files.
+fn device_nodes(nodes: Vec<(PathBuf, OwnedFd)>, attributes: u64, name: &str) -> Result<Vec<Ready>, Failure> {
+    let context = FsContext::new("tmpfs").map_err(step("make /dev"))?;
+    for (key, value) in DEV_OPTIONS {
+        context.set(key, value).map_err(step("set up /dev"))?;
+    }
+    let dev = made(&context, (attributes | NOEXEC) & !(NODEV | RDONLY), name)?;
+    furnish_dev(&dev)?;
+    let nodes = nodes.into_iter().map(|(name, mount)| Ready { mount, directory: false, below: Some(name), link: None });
+    Ok(std::iter::once(Ready::plain(dev, true)).chain(nodes).collect())
 }
 
 fn made(context: &FsContext, attributes: u64, name: &str) -> Result<OwnedFd, Failure> {

@@ -1,7 +1,7 @@
 //! Making a container's process, in a short-lived copy of the shim.
 //!
-//! The *creator* has the host's privileges: it prepares every mount detached ([`rootfs`], [`mounts`]), joins the container's cgroup,
-//! enters the sandbox's namespaces, clones the container as a child of the shim, and ends. The clone, in its new namespaces, attaches
+//! The *creator* has the host's privileges: it prepares every mount detached ([`rootfs`], [`mounts`]; on an older kernel by way of a
+//! [`stage`]), enters the sandbox's namespaces, clones the container into its cgroup as a child of the shim, and ends. The clone, in its new namespaces, attaches
 //! the mounts handle to handle ([`inside`]), takes on the user's identity and restrictions ([`identity`], [`launch`]) and execs.
 //!
 //! Both report on one pipe that closes at exec: [`Report`] lines, then the end of the file.
@@ -13,6 +13,7 @@ mod launch;
 mod mounts;
 mod rootfs;
 mod seccomp;
+mod stage;
 
 use std::io::{self, Write};
 use std::os::fd::{AsFd, OwnedFd};
@@ -80,16 +81,24 @@ fn create(context: &Context<'_>, body: &[u8], stdio: [OwnedFd; 3], pipe: &mut io
     refuse_unsupported(&start.spec)?;
     if let Some(resources) = start.spec.linux().as_ref().and_then(|linux| linux.resources().as_ref()) {
         context.cgroup.apply(&limits(resources)?)?;
+        restrict_devices(context, resources)?;
     }
-    let root = rootfs::prepare(context, &start)?;
-    let mounts = mounts::prepare(context, &start.spec)?;
+    // Copies of the host's mounts come first: on a stage they would be copies of copies.
+    let mut mounts = mounts::prepare(context, &start.spec)?;
+    let mut stage = None;
+    let root = rootfs::prepare(context, &start, &mut stage)?;
+    mounts::finish(context, &mut mounts, &mut stage)?;
+    if let Some(stage) = stage {
+        stage.leave()?;
+    }
     let launch = launch::Launch::new(&start.spec, start.user.as_deref(), start.init)?;
     launch.raise_limits()?;
     own_pipes(&stdio, context.range());
-    context.cgroup.join(Part::Container)?;
+    let cgroup = context.cgroup.enter(Part::Container)?;
     enter(context.namespaces)?;
     let flags = libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS | libc::CLONE_PARENT;
-    match clone_process(context.single, flags, None).map_err(step("make the container's namespaces"))? {
+    let cloned = clone_process(context.single, flags, cgroup.as_ref().map(AsFd::as_fd));
+    match cloned.map_err(step("make the container's namespaces"))? {
         Cloned::Parent(pid) => {
             report(pipe, &Report::Cloned(pid));
             Ok(())
@@ -147,6 +156,25 @@ fn refuse_unsupported(spec: &Spec) -> Result<(), Failure> {
     }
 }
 
+/// What the container may do with device nodes. In a user namespace it can make none and the host's do not work for it, so a host that
+/// has neither v1's controller nor BPF for us does no harm there.
+fn restrict_devices(context: &Context<'_>, resources: &LinuxResources) -> Result<(), Failure> {
+    let rules = resources.devices().iter().flatten().map(|rule| DeviceRule {
+        allow: rule.allow(),
+        kind: rule.typ().map_or('a', |kind| kind.as_str().chars().next().unwrap_or('a')),
+        major: rule.major().filter(|number| *number >= 0),
+        minor: rule.minor().filter(|number| *number >= 0),
+        access: rule.access().clone().unwrap_or_else(|| "rwm".to_owned()),
+    });
+    match context.cgroup.restrict_devices(&rules.collect::<Vec<_>>()) {
+        Err(error) if context.namespaces.user.is_none() => Err(Failure::Unsupported {
+            what: "linux.resources.devices".to_owned(),
+            reason: format!("{error}: {}; allow BPF or mount the devices controller, or use a user namespace", error.source),
+        }),
+        _ => Ok(()),
+    }
+}
+
 /// The limits of an OCI spec, in the cgroups' form.
 fn limits(resources: &LinuxResources) -> Result<Resources, Failure> {
     let (cpu, memory) = (resources.cpu().as_ref(), resources.memory().as_ref());
@@ -160,13 +188,6 @@ fn limits(resources: &LinuxResources) -> Result<Resources, Failure> {
     if let Some((what, _)) = asked.into_iter().find(|(_, asked)| *asked) {
         return Err(Failure::Unsupported { what: what.to_owned(), reason: "not supported yet; leave it out".to_owned() });
     }
-    let devices = resources.devices().iter().flatten().map(|rule| DeviceRule {
-        allow: rule.allow(),
-        kind: rule.typ().map_or('a', |kind| kind.as_str().chars().next().unwrap_or('a')),
-        major: rule.major().filter(|number| *number >= 0),
-        minor: rule.minor().filter(|number| *number >= 0),
-        access: rule.access().clone().unwrap_or_else(|| "rwm".to_owned()),
-    });
     Ok(Resources {
         cpu_quota_us: cpu.and_then(|cpu| cpu.quota()),
         cpu_period_us: cpu.and_then(|cpu| cpu.period()),
@@ -177,6 +198,5 @@ fn limits(resources: &LinuxResources) -> Result<Resources, Failure> {
         memory_and_swap_bytes: memory.and_then(|memory| memory.swap()),
         memory_reservation_bytes: memory.and_then(|memory| memory.reservation()),
         pids: resources.pids().as_ref().map(|pids| pids.limit()),
-        devices: devices.collect(),
     })
 }

@@ -10,6 +10,7 @@ use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, LinuxIdMapping, Mount, Spec};
 
 use super::Context;
+use super::stage::Stage;
 use crate::protocol::{Failure, step};
 use crate::sandbox::{MapLine, make_id_map};
 
@@ -26,6 +27,9 @@ pub(super) enum Source {
     Detached { mount: OwnedFd, directory: bool },
     /// A file system that is made inside, in the container's namespaces.
     Inside { kind: String, options: Vec<(String, Option<String>)> },
+    /// `/dev` where a tmpfs cannot be ID-mapped: one is made inside, the nodes are copies of single files. Before [`finish`] the host's
+    /// tmpfs that they are on, afterwards one mount each.
+    Nodes { host: Option<OwnedFd>, names: Vec<PathBuf>, nodes: Vec<(PathBuf, OwnedFd)> },
     /// The host's, all of it (`/sys` where the network is the host's).
     Host { path: PathBuf },
     /// The container's own part of every hierarchy. Found here: seen from a cgroup namespace the mounts have other roots.
@@ -34,6 +38,9 @@ pub(super) enum Source {
 
 /// Nodes that every container has (OCI runtime spec, "Default Devices").
 const DEVICES: &[(&str, u64, u64)] = &[("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+
+/// Of the tmpfs at `/dev`.
+pub(super) const DEV_OPTIONS: [(&str, &str); 3] = [("mode", "0755"), ("size", "65536k"), ("source", "tmpfs")];
 
 /// Links that every container has (OCI runtime spec, "Dev symbolic links").
 const LINKS: &[(&str, &str)] = &[
@@ -47,6 +54,22 @@ const LINKS: &[(&str, &str)] = &[
 pub(super) fn prepare(context: &Context<'_>, spec: &Spec) -> Result<Vec<Planned>, Failure> {
     let devices: &[LinuxDevice] = spec.linux().as_ref().and_then(|linux| linux.devices().as_deref()).unwrap_or_default();
     spec.mounts().iter().flatten().map(|mount| plan(context, mount, devices)).collect()
+}
+
+/// What could not be prepared without a stage.
+pub(super) fn finish(context: &Context<'_>, mounts: &mut [Planned], stage: &mut Option<Stage>) -> Result<(), Failure> {
+    for (index, planned) in mounts.iter_mut().enumerate() {
+        let Source::Nodes { host, names, nodes } = &mut planned.source else { continue };
+        let Some(host) = host.take() else { continue };
+        let dir = format!("dev{index}");
+        Stage::of(stage, context.dir)?.attach(&host, &dir)?;
+        for name in names.drain(..) {
+            let path = Path::new(&dir).join(&name);
+            let clone = clone_path(&path, false).map_err(step(format!("copy the device node `{}`", name.display())))?;
+            nodes.push((name, clone));
+        }
+    }
+    Ok(())
 }
 
 /// What the options of a mount mean.
@@ -128,9 +151,10 @@ fn bind_mount(context: &Context<'_>, mount: &Mount, options: &Options) -> Result
         ..Change::default()
     };
     change(clone.as_fd(), changed).map_err(|error| match (error.raw_os_error(), &map) {
-        (Some(nix::libc::EINVAL), Some(_)) => Failure::Unsupported {
+        (Some(nix::libc::EINVAL | nix::libc::EPERM), Some(_)) => Failure::Unsupported {
             what: format!("ID-mapped mount of `{}` at `{target}`", path.display()),
-            reason: "its file system (or one mounted below it) cannot be ID-mapped; use userNamespace.mode: Host".to_owned(),
+            reason: "this kernel cannot ID-map its file system, or one mounted below it; set securityContext.userNamespace.mode: Host"
+                .to_owned(),
         },
         _ => step(format!("set the options of the mount at `{target}`"))(error),
     })?;
@@ -161,12 +185,14 @@ fn id_map(context: &Context<'_>, mount: &Mount) -> Result<Option<OwnedFd>, Failu
 /// `/dev`: one tmpfs made by the host, whose nodes therefore work, ID-mapped so that root inside owns it.
 fn dev(context: &Context<'_>, attributes: u64, devices: &[LinuxDevice]) -> Result<Source, Failure> {
     let tmpfs = FsContext::new("tmpfs").map_err(step("make /dev"))?;
-    for (key, value) in [("mode", "0755"), ("size", "65536k"), ("source", "tmpfs")] {
+    for (key, value) in DEV_OPTIONS {
         tmpfs.set(key, value).map_err(step("set up /dev"))?;
     }
     tmpfs.create().map_err(step("make /dev"))?;
     let mount = tmpfs.mount((attributes | NOEXEC) & !(NODEV | RDONLY)).map_err(step("mount /dev"))?;
-    let node = |name: &Path, kind: SFlag, mode: u32, major: u64, minor: u64| {
+    let mut names: Vec<PathBuf> = Vec::new();
+    let mut node = |name: &Path, kind: SFlag, mode: u32, major: u64, minor: u64| {
+        names.push(name.to_owned());
         let made = mknodat(&mount, name, kind, Mode::from_bits_truncate(mode), makedev(major, minor));
         made.map_err(crate::protocol::errno_step(format!("make /dev/{}", name.display())))
     };
@@ -174,22 +200,32 @@ fn dev(context: &Context<'_>, attributes: u64, devices: &[LinuxDevice]) -> Resul
         node(Path::new(name), SFlag::S_IFCHR, 0o666, *major, *minor)?;
     }
     for device in devices {
-        extra_node(device, &node)?;
+        extra_node(device, &mut node)?;
     }
-    for (name, target) in LINKS {
-        nix::unistd::symlinkat(*target, &mount, *name).map_err(crate::protocol::errno_step(format!("make /dev/{name}")))?;
+    // Once it is ID-mapped nothing can be made on it from here: our ids mean nobody there.
+    furnish_dev(&mount)?;
+    let Some(user) = &context.namespaces.user else { return Ok(Source::Detached { mount, directory: true }) };
+    match change(mount.as_fd(), Change { id_map: Some(user.as_fd()), ..Change::default() }) {
+        Ok(()) => Ok(Source::Detached { mount, directory: true }),
+        // Before Linux 6.3.
+        Err(error) if error.raw_os_error() == Some(nix::libc::EINVAL) => Ok(Source::Nodes { host: Some(mount), names, nodes: Vec::new() }),
+        Err(error) => Err(step("ID-map /dev")(error)),
     }
-    for name in ["pts", "shm", "mqueue"] {
-        let made = nix::sys::stat::mkdirat(&mount, name, Mode::from_bits_truncate(0o755));
-        made.map_err(crate::protocol::errno_step(format!("make /dev/{name}")))?;
-    }
-    if let Some(user) = &context.namespaces.user {
-        change(mount.as_fd(), Change { id_map: Some(user.as_fd()), ..Change::default() }).map_err(step("ID-map /dev"))?;
-    }
-    Ok(Source::Detached { mount, directory: true })
 }
 
-fn extra_node(device: &LinuxDevice, node: &impl Fn(&Path, SFlag, u32, u64, u64) -> Result<(), Failure>) -> Result<(), Failure> {
+/// Links and mount points of a new `/dev`.
+pub(super) fn furnish_dev(dev: &OwnedFd) -> Result<(), Failure> {
+    for (name, target) in LINKS {
+        nix::unistd::symlinkat(*target, dev, *name).map_err(crate::protocol::errno_step(format!("make /dev/{name}")))?;
+    }
+    for name in ["pts", "shm", "mqueue"] {
+        let made = nix::sys::stat::mkdirat(dev, name, Mode::from_bits_truncate(0o755));
+        made.map_err(crate::protocol::errno_step(format!("make /dev/{name}")))?;
+    }
+    Ok(())
+}
+
+fn extra_node(device: &LinuxDevice, node: &mut impl FnMut(&Path, SFlag, u32, u64, u64) -> Result<(), Failure>) -> Result<(), Failure> {
     let unsupported =
         |reason: &str| Failure::Unsupported { what: format!("device `{}`", device.path().display()), reason: reason.to_owned() };
     let name = device.path().strip_prefix("/dev").map_err(|_| unsupported("only paths below /dev"))?;

@@ -26,7 +26,9 @@ impl Host {
             fs::create_dir_all(layer.join(sub)).unwrap();
         }
         fs::copy("/bin/busybox", layer.join("bin/busybox")).unwrap();
-        for applet in ["sh", "true", "false", "cat", "id", "hostname", "sleep", "ls", "echo", "stat", "touch", "env", "kill"] {
+        for applet in
+            ["sh", "true", "false", "cat", "id", "hostname", "sleep", "ls", "echo", "stat", "touch", "env", "kill", "tail", "mknod"]
+        {
             std::os::unix::fs::symlink("busybox", layer.join("bin").join(applet)).unwrap();
         }
         fs::write(layer.join("bin/text"), "no program").unwrap();
@@ -320,5 +322,43 @@ async fn an_exec_that_ends_at_once_is_not_lost() {
         assert_eq!(gone.raw_os_error(), Some(nix::libc::ESRCH), "the handle means that process");
     }
     runtime.remove(&container.uid).await.unwrap();
+    host.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn running_out_of_memory_is_told() {
+    let host = Host::new("toom");
+    let container = host.container("oom");
+    let mut bundle = container.bundle(&["tail", "/dev/zero"]);
+    let mut memory = oci_spec::runtime::LinuxMemory::default();
+    memory.set_limit(Some(16 << 20));
+    bundle.spec.linux_mut().as_mut().unwrap().resources_mut().as_mut().unwrap().set_memory(Some(memory));
+    let exit = run(&host, &container, &bundle).await.unwrap();
+    assert_eq!((exit.code, exit.signal, exit.oom_killed), (137, Some(9), true), "{exit:?}");
+    host.assert_clean();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn devices_that_are_not_granted_cannot_be_opened() {
+    let host = Host::new("tdev");
+    let script = "echo fine > /dev/null && echo null; mknod /tmp/d c 4 64 && echo made; cat /tmp/d; echo over";
+    let container = host.container("dev");
+    let runtime = host.runtime();
+    let mut events = runtime.events();
+    let sandbox = SandboxSpec { user_namespace: None, ..container.sandbox() };
+    runtime.ensure_sandbox(&sandbox).await.unwrap();
+    // Twice: the rules of the second start take the place of the first's.
+    for _ in 0..2 {
+        runtime.start(&container.uid, &container.shell(script)).await.unwrap();
+        assert_eq!(ended(&mut events).await.code, 0);
+        fs::remove_file(container.base.join("upper/tmp/d")).unwrap();
+    }
+    runtime.remove(&container.uid).await.unwrap();
+    let once = ["stdout F null", "stdout F made", "stderr F cat: can't open '/tmp/d': Operation not permitted", "stdout F over"];
+    let mut log = container.log();
+    log.sort();
+    let mut expected = [once, once].concat();
+    expected.sort_unstable();
+    assert_eq!(log, expected);
     host.assert_clean();
 }

@@ -43,7 +43,14 @@ impl Hierarchy {
         if missing.is_empty() {
             return Ok(());
         }
-        super::write(&file, &missing.join(" "))
+        if super::write(&file, &missing.join(" ")).is_ok() {
+            return Ok(());
+        }
+        // One that the host withholds must not keep the others away; a limit that needs it says so.
+        for controller in missing {
+            let _ = super::write(&file, &controller);
+        }
+        Ok(())
     }
 }
 

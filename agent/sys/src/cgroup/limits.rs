@@ -25,8 +25,6 @@ pub struct Resources {
     pub memory_reservation_bytes: Option<i64>,
     /// Processes and threads; -1 for no limit.
     pub pids: Option<i64>,
-    /// Devices: the first rule that denies all, then those that are allowed.
-    pub devices: Vec<DeviceRule>,
 }
 
 /// One rule of the devices controller.
@@ -50,6 +48,8 @@ pub(super) struct Write<'a> {
     pub(super) hierarchy: &'a Hierarchy,
     pub(super) file: &'static str,
     pub(super) value: String,
+    /// It sets no limit, it takes one away.
+    pub(super) lifts: bool,
 }
 
 /// The default period of the processor controller, in microseconds.
@@ -62,11 +62,11 @@ impl Resources {
         self.cpu(layout, &mut writes)?;
         self.cpuset(layout, &mut writes)?;
         self.memory(layout, &mut writes)?;
-        if let Some(pids) = self.pids {
-            let hierarchy = find(layout, "pids")?;
-            writes.push(Write { hierarchy, file: "pids.max", value: or_max(pids) });
+        if let Some(pids) = self.pids
+            && let Some(hierarchy) = needed(layout, "pids", pids < 0)?
+        {
+            writes.push(Write { hierarchy, file: "pids.max", value: or_max(pids), lifts: pids < 0 });
         }
-        self.devices(layout, &mut writes);
         Ok(writes)
     }
 
@@ -74,9 +74,10 @@ impl Resources {
         if self.cpu_quota_us.is_none() && self.cpu_period_us.is_none() && self.cpu_shares.is_none() {
             return Ok(());
         }
-        let hierarchy = find(layout, "cpu")?;
+        let lifts = self.cpu_shares.is_none() && self.cpu_quota_us.is_none_or(|quota| quota < 0);
+        let Some(hierarchy) = needed(layout, "cpu", lifts)? else { return Ok(()) };
         let period = self.cpu_period_us.unwrap_or(CPU_PERIOD_US);
-        let mut push = |file, value| writes.push(Write { hierarchy, file, value });
+        let mut push = |file, value| writes.push(Write { hierarchy, file, value, lifts });
         if hierarchy.v2 {
             if let Some(quota) = self.cpu_quota_us {
                 push("cpu.max", format!("{} {period}", or_max(quota)));
@@ -101,7 +102,7 @@ impl Resources {
     fn cpuset<'a>(&self, layout: &'a Layout, writes: &mut Vec<Write<'a>>) -> Result<(), CgroupError> {
         for (file, value) in [("cpuset.cpus", &self.cpuset_cpus), ("cpuset.mems", &self.cpuset_mems)] {
             if let Some(value) = value {
-                writes.push(Write { hierarchy: find(layout, "cpuset")?, file, value: value.clone() });
+                writes.push(Write { hierarchy: find(layout, "cpuset")?, file, value: value.clone(), lifts: false });
             }
         }
         Ok(())
@@ -112,7 +113,8 @@ impl Resources {
         if limit.is_none() && both.is_none() && soft.is_none() {
             return Ok(());
         }
-        let hierarchy = find(layout, "memory")?;
+        let lifts = [limit, both, soft].into_iter().flatten().all(|value| value < 0);
+        let Some(hierarchy) = needed(layout, "memory", lifts)? else { return Ok(()) };
         let files = if hierarchy.v2 {
             let swap = both.map(|both| if both < 0 { -1 } else { (both - limit.unwrap_or(0)).max(0) });
             [("memory.low", soft), ("memory.max", limit), ("memory.swap.max", swap)]
@@ -121,30 +123,36 @@ impl Resources {
         };
         for (file, value) in files {
             if let Some(value) = value {
-                let value = if hierarchy.v2 { or_max(value) } else { value.to_string() };
-                writes.push(Write { hierarchy, file, value });
+                let text = if hierarchy.v2 { or_max(value) } else { value.to_string() };
+                writes.push(Write { hierarchy, file, value: text, lifts: value < 0 });
             }
         }
         Ok(())
     }
+}
 
-    /// v2 has no file for devices: there the rules are a program, see the user of this module.
-    fn devices<'a>(&self, layout: &'a Layout, writes: &mut Vec<Write<'a>>) {
-        let Some(hierarchy) = layout.with("devices") else { return };
-        for rule in &self.devices {
-            let number = |number: Option<i64>| number.map_or_else(|| "*".to_owned(), |number| number.to_string());
-            let file = if rule.allow { "devices.allow" } else { "devices.deny" };
-            let value = if rule.kind == 'a' {
-                "a".to_owned()
-            } else {
-                format!("{} {}:{} {}", rule.kind, number(rule.major), number(rule.minor), rule.access)
-            };
-            writes.push(Write { hierarchy, file, value });
+impl DeviceRule {
+    /// The file of v1's controller and what is written to it.
+    pub(super) fn v1(&self) -> (&'static str, String) {
+        let number = |number: Option<i64>| number.map_or_else(|| "*".to_owned(), |number| number.to_string());
+        let file = if self.allow { "devices.allow" } else { "devices.deny" };
+        if self.kind == 'a' {
+            return (file, "a".to_owned());
         }
+        (file, format!("{} {}:{} {}", self.kind, number(self.major), number(self.minor), self.access))
     }
 }
 
-fn find<'a>(layout: &'a Layout, controller: &str) -> Result<&'a Hierarchy, CgroupError> {
+/// The hierarchy of a controller; none is needed to lift a limit.
+fn needed<'a>(layout: &'a Layout, controller: &str, lifts: bool) -> Result<Option<&'a Hierarchy>, CgroupError> {
+    match find(layout, controller) {
+        Ok(hierarchy) => Ok(Some(hierarchy)),
+        Err(_) if lifts => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+pub(super) fn find<'a>(layout: &'a Layout, controller: &str) -> Result<&'a Hierarchy, CgroupError> {
     layout.with(controller).ok_or_else(|| CgroupError {
         step: format!("limit `{controller}`: this host has no such cgroup controller; enable it or leave the limit out"),
         source: io::Error::from_raw_os_error(libc::EOPNOTSUPP),

@@ -3,12 +3,14 @@
 //! `c` holds the container's processes and its limits, `shim` the process that supervises them; on v2 the level above them is the
 //! inner node that enables controllers and holds no process (cgroup-v2.rst, "No Internal Process Constraint").
 
+mod devices;
 mod kill;
 mod layout;
 mod limits;
 
 use std::fs;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 pub use layout::{Hierarchy, Layout};
@@ -103,16 +105,62 @@ impl ContainerCgroup {
         Ok(())
     }
 
+    /// The way for a process to be made in one of the two: with a handle it is cloned into it (`CLONE_INTO_CGROUP`, which takes no
+    /// machine-wide lock), without one this process has joined and its children are there too.
+    ///
+    /// # Errors
+    /// The first step that failed.
+    pub fn enter(&self, part: Part) -> Result<Option<OwnedFd>, CgroupError> {
+        if let [hierarchy] = self.layout.hierarchies.as_slice()
+            && hierarchy.v2
+        {
+            let dir = self.part(hierarchy, part);
+            return Ok(Some(fs::File::open(&dir).map_err(failed("open cgroup", &dir))?.into()));
+        }
+        self.join(part)?;
+        Ok(None)
+    }
+
     /// Sets the limits of the container's cgroup.
     ///
     /// # Errors
     /// The first that could not be applied; a missing controller is named.
     pub fn apply(&self, resources: &Resources) -> Result<(), CgroupError> {
-        for write_one in resources.writes(&self.layout)? {
-            let dir = self.part(write_one.hierarchy, Part::Container);
-            write(&dir.join(write_one.file), &write_one.value)?;
+        for one in resources.writes(&self.layout)? {
+            let file = self.part(one.hierarchy, Part::Container).join(one.file);
+            let written = write(&file, &one.value);
+            let missing = one.hierarchy.v2 && written.as_ref().is_err_and(|error| error.source.kind() == io::ErrorKind::NotFound);
+            match (missing, one.lifts) {
+                (false, _) => written?,
+                // What was never limited need not be set free.
+                (true, true) => {}
+                (true, false) => {
+                    let step = format!("limit `{}`: the host does not pass this cgroup controller on to `{}`", one.file, file.display());
+                    return Err(CgroupError { step, source: io::Error::from_raw_os_error(libc::EOPNOTSUPP) });
+                }
+            }
         }
         Ok(())
+    }
+
+    /// Puts device rules into force: by the files of v1's controller, or by a program on v2.
+    ///
+    /// # Errors
+    /// No such controller and no BPF, or what the kernel says.
+    pub fn restrict_devices(&self, rules: &[DeviceRule]) -> Result<(), CgroupError> {
+        if rules.is_empty() {
+            return Ok(());
+        }
+        if let Some(hierarchy) = self.layout.with("devices") {
+            let dir = self.part(hierarchy, Part::Container);
+            return rules.iter().try_for_each(|rule| {
+                let (file, value) = rule.v1();
+                write(&dir.join(file), &value)
+            });
+        }
+        let Some(unified) = self.layout.unified() else { return limits::find(&self.layout, "devices").map(drop) };
+        let dir = self.part(unified, Part::Container);
+        devices::restrict(&dir, rules).map_err(failed("attach the program with the device rules to", &dir))
     }
 
     /// How often the kernel has killed a process of the container for want of memory.
