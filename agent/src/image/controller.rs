@@ -110,6 +110,27 @@ enum Failure {
     Server(ClientError),
 }
 
+/// What a step found of the pull Secret: a later version may help where this did not.
+enum PullSecret {
+    /// None is named, or it was not needed.
+    NotRead,
+    /// It is named and not there.
+    Missing,
+    /// It was used in this version.
+    Read(Option<String>),
+}
+
+impl PullSecret {
+    /// The version that was used, `Some(None)` when there was none; `None` when it plays no part.
+    fn version(&self) -> Option<Option<&str>> {
+        match self {
+            Self::NotRead => None,
+            Self::Missing => Some(None),
+            Self::Read(version) => Some(version.as_deref()),
+        }
+    }
+}
+
 impl From<ClientError> for Failure {
     fn from(error: ClientError) -> Self {
         Self::Server(error)
@@ -122,14 +143,15 @@ impl Worker {
         loop {
             self.wake.notified().await;
             while let Some(image) = self.images.get(&self.key).filter(|image| !image.is_terminating()) {
-                let Err(failure) = self.step(&image).await else {
+                let mut secret = PullSecret::NotRead;
+                let Err(failure) = self.step(&image, &mut secret).await else {
                     backoff = FIRST_BACKOFF;
                     break;
                 };
                 let pause = self.say(&image, &failure).await.unwrap_or(backoff).max(backoff);
                 tracing::warn!(image = %self.key, wait = ?pause, "{}", shown(&failure));
                 backoff = (backoff * 2).min(LONGEST_BACKOFF);
-                if self.pause(&image, pause).await {
+                if self.pause(&image, &secret, pause).await {
                     backoff = FIRST_BACKOFF;
                 }
             }
@@ -137,7 +159,7 @@ impl Worker {
     }
 
     /// Waits, but not longer than until the spec or the pull Secret changes; true when one did.
-    async fn pause(&self, image: &Image, wait: Duration) -> bool {
+    async fn pause(&self, image: &Image, secret: &PullSecret, wait: Duration) -> bool {
         let spec_changed = async {
             loop {
                 self.wake.notified().await;
@@ -150,19 +172,18 @@ impl Worker {
         tokio::select! {
             () = tokio::time::sleep(wait) => false,
             () = spec_changed => true,
-            () = self.secret_changed(image) => true,
+            () = self.secret_changed(image, secret) => true,
         }
     }
 
-    async fn secret_changed(&self, image: &Image) {
-        if let Some(name) = secret_name(image) {
-            let current = self.secrets.find(name).await;
-            let version = current.ok().flatten().and_then(|secret| secret.metadata.resource_version);
+    /// Ends when the pull Secret is there in another version than the one that was of no use.
+    async fn secret_changed(&self, image: &Image, used: &PullSecret) {
+        if let (Some(name), Some(version)) = (secret_name(image), used.version()) {
             let params = WatchParams { fields: Some(format!("metadata.name={name}")), ..Default::default() };
             if let Ok(mut events) = self.secrets.watch(&params).await {
                 while let Some(Ok(event)) = events.next().await {
                     if let WatchEvent::Added(secret) | WatchEvent::Modified(secret) = event
-                        && secret.metadata.resource_version != version
+                        && secret.metadata.resource_version.as_deref() != version
                     {
                         return;
                     }
@@ -172,7 +193,7 @@ impl Worker {
         std::future::pending::<()>().await;
     }
 
-    async fn step(&self, image: &Image) -> Result<(), Failure> {
+    async fn step(&self, image: &Image, secret: &mut PullSecret) -> Result<(), Failure> {
         let status = image.status.clone().unwrap_or_default();
         let resolver = status.resolver_node_name.as_deref() == Some(self.node_name.as_str());
         if !resolver && !self.is_needed() {
@@ -183,12 +204,20 @@ impl Worker {
         if !done && !resolver {
             return Ok(());
         }
-        let request = self.request(image).await?;
-        let digest = match status.digest.filter(|_| done) {
-            Some(digest) => digest,
-            None => self.resolve(image, &request).await?,
+        let request = self.request(image, secret).await?;
+        let work = async {
+            let digest = match status.digest.filter(|_| done) {
+                Some(digest) => digest,
+                None => self.resolve(image, &request).await?,
+            };
+            self.unpack(image, &request, &digest).await
         };
-        self.unpack(image, &request, &digest).await
+        work.await.map_err(|failure| match (failure, &*secret, secret_name(image)) {
+            (Failure::Image(error), PullSecret::Missing, Some(name)) if error.reason == Reason::Unauthorized => {
+                Failure::Image(error.because(&format!("pull Secret `{name}` is not in the namespace")))
+            }
+            (failure, ..) => failure,
+        })
     }
 
     /// Whether a Container of this node is made from the Image.
@@ -197,20 +226,18 @@ impl Worker {
         self.containers.list().iter().any(|container| ours(container) && image_of(container).as_ref() == Some(&self.key))
     }
 
-    async fn request(&self, image: &Image) -> Result<ResolveRequest, Failure> {
-        let credentials = match secret_name(image) {
-            Some(name) => Some(self.credentials(name).await?),
-            None => None,
-        };
+    /// A pull Secret that is not there yet does not keep a public image away, as under Kubernetes.
+    async fn request(&self, image: &Image, used: &mut PullSecret) -> Result<ResolveRequest, Failure> {
+        let mut credentials = None;
+        if let Some(name) = secret_name(image) {
+            let secret = self.secrets.find(name).await?;
+            *used = match &secret {
+                None => PullSecret::Missing,
+                Some(secret) => PullSecret::Read(secret.metadata.resource_version.clone()),
+            };
+            credentials = secret.map(|secret| credentials_of(name, &secret)).transpose().map_err(Failure::Image)?;
+        }
         Ok(ResolveRequest { namespace: self.key.namespace.clone(), spec: image.spec.clone(), credentials })
-    }
-
-    async fn credentials(&self, name: &str) -> Result<DockerConfig, Failure> {
-        let invalid = |what: &str| Failure::Image(ImageError::new(Reason::InvalidPullSecret, format!("secret `{name}` {what}")));
-        let secret = self.secrets.find(name).await?.ok_or_else(|| invalid("is not in the namespace"))?;
-        let value = secret.data.as_ref().and_then(|data| data.get(".dockerconfigjson"));
-        let value = value.ok_or_else(|| invalid("has no key .dockerconfigjson"))?;
-        DockerConfig::parse(&value.0).map_err(Failure::Image)
     }
 
     async fn resolve(&self, image: &Image, request: &ResolveRequest) -> Result<String, Failure> {
@@ -322,6 +349,12 @@ impl Worker {
         }
         Ok(())
     }
+}
+
+fn credentials_of(name: &str, secret: &Secret) -> Result<DockerConfig, ImageError> {
+    let value = secret.data.as_ref().and_then(|data| data.get(".dockerconfigjson"));
+    let missing = || ImageError::new(Reason::InvalidPullSecret, format!("secret `{name}` has no key .dockerconfigjson"));
+    DockerConfig::parse(&value.ok_or_else(missing)?.0)
 }
 
 fn secret_name(image: &Image) -> Option<&str> {

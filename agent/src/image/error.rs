@@ -15,13 +15,13 @@ pub enum Reason {
     /// The registry wants credentials, or others.
     Unauthorized,
     /// No such image in the registry.
-    NotFound,
+    ImageNotInRegistry,
     /// No such image here, and the policy forbids to ask a registry.
     NotPresent,
-    /// Nothing listens where the registry should be.
-    ConnectionRefused,
     /// The registry cannot be reached or fails.
     RegistryUnavailable,
+    /// This node trusts no certificate authority, so that no registry can prove who it is.
+    NoCertificateAuthorities,
     /// The registry limits requests.
     TooManyRequests,
     /// Content is not what its digest says.
@@ -48,10 +48,10 @@ impl Reason {
         match self {
             Self::InvalidReference => "InvalidReference",
             Self::Unauthorized => "Unauthorized",
-            Self::NotFound => "NotFound",
+            Self::ImageNotInRegistry => "ImageNotInRegistry",
             Self::NotPresent => "NotPresent",
-            Self::ConnectionRefused => "ConnectionRefused",
             Self::RegistryUnavailable => "RegistryUnavailable",
+            Self::NoCertificateAuthorities => "NoCertificateAuthorities",
             Self::TooManyRequests => "TooManyRequests",
             Self::DigestMismatch => "DigestMismatch",
             Self::BadManifest => "BadManifest",
@@ -68,17 +68,17 @@ impl Reason {
         match self {
             Self::InvalidReference => "write it as [host[:port]/]path[:tag][@digest]",
             Self::Unauthorized => "set spec.source.registry.pullSecretName to a Secret of type kubernetes.io/dockerconfigjson with access",
-            Self::NotFound => {
+            Self::ImageNotInRegistry => {
                 "check name and tag; a private image also answers so without credentials (spec.source.registry.pullSecretName)"
             }
             Self::NotPresent => "load it with `gantry load`, or set spec.imagePullPolicy to IfNotPresent",
-            Self::ConnectionRefused => "check that the registry runs and that the port is right; it is tried again",
-            Self::RegistryUnavailable => "check the network and the registry; it is tried again",
+            Self::RegistryUnavailable => "check that the registry runs, its name and port, and the network between; it is tried again",
+            Self::NoCertificateAuthorities => "install this node's package `ca-certificates`; it is tried again",
             Self::TooManyRequests => "it is tried again later; a pull Secret usually raises the limit",
             Self::DigestMismatch => "what came is not what was asked for: check the registry and what lies between; nothing was kept",
             Self::BadManifest => "push the image again with a current tool",
             Self::PlatformNotFound => "set spec.platform to one that the image has",
-            Self::BadLayer => "rebuild the image; nothing of the layer was kept",
+            Self::BadLayer => "nothing of the layer was kept; rebuild the image",
             Self::BadArchive => "make it with `docker save` or `skopeo copy … oci-archive:`",
             Self::InvalidPullSecret => "make it with `kubectl create secret docker-registry`",
             Self::ProtocolViolation => "the registry or a proxy before it is set up wrongly",
@@ -102,6 +102,13 @@ pub struct ImageError {
 impl ImageError {
     pub(crate) fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self { reason, message: message.into(), retry_after: None }
+    }
+
+    /// The same, with what explains it.
+    pub(crate) fn because(mut self, why: &str) -> Self {
+        self.message.push_str(": ");
+        self.message.push_str(why);
+        self
     }
 }
 

@@ -56,6 +56,8 @@ const TOKENS: usize = 1000;
 pub(crate) struct Registry {
     config: Arc<RegistryConfig>,
     http: OnceLock<Client>,
+    /// Stands in for plain HTTP while the node trusts no certificate authority.
+    http_without_authorities: OnceLock<Client>,
     tokens: Mutex<HashMap<TokenKey, (HeaderValue, Instant)>>,
 }
 
@@ -111,7 +113,12 @@ struct MediaTypeOnly {
 
 impl Registry {
     pub(crate) fn new(config: RegistryConfig) -> Self {
-        Self { config: Arc::new(config), http: OnceLock::new(), tokens: Mutex::new(HashMap::new()) }
+        Self {
+            config: Arc::new(config),
+            http: OnceLock::new(),
+            http_without_authorities: OnceLock::new(),
+            tokens: Mutex::new(HashMap::new()),
+        }
     }
 
     /// The manifest or index that `what` (a tag or a digest) names.
@@ -222,7 +229,7 @@ impl Registry {
                 Ok(answer) => refusal(url, &answer),
                 Err(error) => unreachable(url, &error),
             };
-            let transient = matches!(error.reason, Reason::RegistryUnavailable | Reason::ConnectionRefused | Reason::TooManyRequests);
+            let transient = matches!(error.reason, Reason::RegistryUnavailable | Reason::TooManyRequests);
             let pause = error.retry_after.unwrap_or(wait);
             if !transient || attempt >= ATTEMPTS || pause > LONGEST_WAIT {
                 return Err(error);
@@ -239,7 +246,7 @@ impl Registry {
         accept: Option<&str>,
         range: Option<&str>,
     ) -> Result<Response, reqwest::Error> {
-        let mut request = self.http()?.get(url.clone());
+        let mut request = self.http(url)?.get(url.clone());
         if let Some(authorization) = self.remembered(&repository.token_key()) {
             request = request.header(AUTHORIZATION, authorization);
         }
@@ -248,28 +255,23 @@ impl Registry {
         request.send().await
     }
 
-    /// Made on first use: the TLS client costs some MiB.
-    fn http(&self) -> Result<&Client, reqwest::Error> {
+    /// Made on first use: the TLS client costs some MiB. A node without certificate authorities still speaks plain HTTP.
+    fn http(&self, url: &Url) -> Result<&Client, reqwest::Error> {
         if let Some(client) = self.http.get() {
             return Ok(client);
         }
-        // Fails when it is installed already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let redirects = reqwest::redirect::Policy::custom(|attempt| {
-            let downgraded = attempt.url().scheme() == "http" && attempt.previous().iter().any(|url| url.scheme() == "https");
-            match (downgraded, attempt.previous().len()) {
-                (true, _) => attempt.error("redirected from https to plain http"),
-                (_, 10..) => attempt.error("redirected more than 10 times"),
-                _ => attempt.follow(),
+        let plain = url.scheme() == "http";
+        if let Some(client) = self.http_without_authorities.get().filter(|_| plain) {
+            return Ok(client);
+        }
+        match http_client().build() {
+            Ok(client) => Ok(self.http.get_or_init(|| client)),
+            Err(_) if plain => {
+                let client = http_client().tls_certs_only([]).build()?;
+                Ok(self.http_without_authorities.get_or_init(|| client))
             }
-        });
-        let client = Client::builder()
-            .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(10))
-            .read_timeout(NO_PROGRESS)
-            .redirect(redirects)
-            .build()?;
-        Ok(self.http.get_or_init(|| client))
+            Err(error) => Err(error),
+        }
     }
 
     fn remembered(&self, key: &TokenKey) -> Option<HeaderValue> {
@@ -332,7 +334,7 @@ impl Registry {
 
     async fn fetch_token(&self, repository: &Repository, realm: &Url) -> Result<(), ImageError> {
         let request = || -> Result<_, reqwest::Error> {
-            let request = self.http()?.get(realm.clone());
+            let request = self.http(realm)?.get(realm.clone());
             Ok(match &repository.credentials {
                 Some(credentials) => request.basic_auth(&credentials.username, Some(&credentials.password)),
                 None => request,
@@ -357,6 +359,24 @@ impl Registry {
         self.remember(repository.token_key(), header, Duration::from_secs(lifetime));
         Ok(())
     }
+}
+
+fn http_client() -> reqwest::ClientBuilder {
+    // Fails when it is installed already, which is as good.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let redirects = reqwest::redirect::Policy::custom(|attempt| {
+        let downgraded = attempt.url().scheme() == "http" && attempt.previous().iter().any(|url| url.scheme() == "https");
+        match (downgraded, attempt.previous().len()) {
+            (true, _) => attempt.error("redirected from https to plain http"),
+            (_, 10..) => attempt.error("redirected more than 10 times"),
+            _ => attempt.follow(),
+        }
+    });
+    Client::builder()
+        .user_agent(concat!("gantry/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_secs(10))
+        .read_timeout(NO_PROGRESS)
+        .redirect(redirects)
 }
 
 fn basic(credentials: &Credentials) -> Option<HeaderValue> {
@@ -389,7 +409,7 @@ fn refusal(url: &Url, answer: &Response) -> ImageError {
     let status = answer.status();
     let reason = match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Reason::Unauthorized,
-        StatusCode::NOT_FOUND => Reason::NotFound,
+        StatusCode::NOT_FOUND => Reason::ImageNotInRegistry,
         StatusCode::TOO_MANY_REQUESTS => Reason::TooManyRequests,
         status if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => Reason::RegistryUnavailable,
         _ => Reason::ProtocolViolation,
@@ -402,15 +422,9 @@ fn refusal(url: &Url, answer: &Response) -> ImageError {
 
 /// No answer at all.
 fn unreachable(url: &Url, error: &reqwest::Error) -> ImageError {
-    let mut cause: Option<&dyn std::error::Error> = Some(error);
-    let mut refused = false;
-    while let Some(now) = cause {
-        let kind = now.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
-        refused |= kind == Some(std::io::ErrorKind::ConnectionRefused);
-        cause = now.source();
-    }
-    let reason = match (refused, error.is_redirect() || error.is_builder()) {
-        (true, _) => Reason::ConnectionRefused,
+    let reason = match (error.is_builder(), error.is_redirect()) {
+        // Of all that the client is made from, only the host's certificates are not ours.
+        (true, _) => Reason::NoCertificateAuthorities,
         (_, true) => Reason::ProtocolViolation,
         _ => Reason::RegistryUnavailable,
     };

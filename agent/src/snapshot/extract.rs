@@ -84,6 +84,7 @@ enum Fault {
 
 impl Fault {
     fn at(self, entry: &str) -> ExtractError {
+        let entry = if entry.is_empty() { "the first" } else { entry };
         let bad = |reason| ExtractError::Bad { entry: entry.to_owned(), reason };
         match self {
             Self::Refused(reason) => bad(reason),
@@ -166,7 +167,7 @@ impl Extractor<'_> {
         let max = self.limits.max_id;
         match [("uid", entry.uid), ("gid", entry.gid)].into_iter().find(|(_, id)| *id > max) {
             Some((what, id)) => refused(format!(
-                "{what} {id} is above {max}, the largest that a container's user namespace maps; rebuild the image with lower ids"
+                "{what} {id} is above {max}, the largest that a container's user namespace maps; `chown` it to a lower one where the image is built"
             )),
             None => Ok(()),
         }

@@ -7,6 +7,8 @@
 mod extract;
 mod memory;
 mod overlay;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::path::PathBuf;

@@ -192,7 +192,7 @@ async fn faults_are_named_and_leave_nothing() {
         (Fault::Garbage, Reason::BadManifest, "not a manifest"),
         (Fault::OtherPlatform, Reason::PlatformNotFound, "linux/s390x"),
         (Fault::WrongDiffId, Reason::DigestMismatch, "diff id"),
-        (Fault::BrokenGzip, Reason::BadLayer, "bin/program"),
+        (Fault::BrokenGzip, Reason::BadLayer, "corrupt deflate stream"),
     ];
     for (fault, reason, part) in cases {
         let (result, node, _) = pull(fault).await;

@@ -120,7 +120,8 @@ async fn what_is_in_the_local_index_needs_no_registry() {
     elsewhere.namespace = "other".to_owned();
     assert_eq!(pull(&node, &elsewhere).await.unwrap_err().reason, Reason::NotPresent);
     let always = pull(&node, &request(&reference, Some(ImagePullPolicy::Always), None)).await.unwrap_err();
-    assert_eq!(always.reason, Reason::ConnectionRefused, "{always}");
+    assert_eq!(always.reason, Reason::RegistryUnavailable, "{always}");
+    assert!(always.to_string().contains(&format!("GET http://{}", reference.split('/').next().unwrap())), "{always}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -149,8 +150,33 @@ async fn what_is_not_there_is_named() {
     let served = Served::start(None).await;
     let node = Node::new();
     let error = pull(&node, &request(&served.reference("gone:1"), None, None)).await.unwrap_err();
-    assert_eq!(error.reason, Reason::NotFound);
+    assert_eq!(error.reason, Reason::ImageNotInRegistry);
     assert!(error.to_string().contains("404"), "{error}");
     let error = pull(&node, &request("UPPER", None, None)).await.unwrap_err();
     assert_eq!(error.reason, Reason::InvalidReference);
+}
+
+/// Runs this very program's test of that name on a host whose certificates are `authorities`.
+fn with_authorities(test: &str, authorities: &str) -> std::process::Output {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    command.args(["--exact", test, "--include-ignored"]).env("SSL_CERT_FILE", authorities).env_remove("SSL_CERT_DIR");
+    command.output().unwrap()
+}
+
+#[test]
+fn without_certificate_authorities_plain_http_works_and_https_names_the_remedy() {
+    for test in ["what_is_not_there_is_named", "https_names_the_missing_authorities"] {
+        let output = with_authorities(&format!("image::tests::real::{test}"), "/dev/null");
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("1 passed"), "{text}");
+    }
+}
+
+#[tokio::test]
+#[ignore = "runs where there are no certificate authorities, started by the test above"]
+async fn https_names_the_missing_authorities() {
+    let error = pull(&Node::new(), &request("registry.invalid/a:1", None, None)).await.unwrap_err();
+    assert_eq!(error.reason, Reason::NoCertificateAuthorities);
+    let text = error.to_string();
+    assert!(text.contains("GET https://registry.invalid/v2/a/manifests/1") && text.contains("ca-certificates"), "{text}");
 }
