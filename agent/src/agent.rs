@@ -82,8 +82,10 @@ impl Agent {
 
     fn informers(&self, node_name: &str, stop: &CancellationToken) -> Informers {
         let mine = ListParams { fields: Some(format!("status.nodeName={node_name}")), ..ListParams::default() };
+        let leaving = ListParams { fields: Some(format!("status.formerNodeName={node_name}")), ..ListParams::default() };
         Informers {
             containers: Informer::start(Api::all(&self.client), mine, stop.clone()),
+            leaving: Informer::start(Api::all(&self.client), leaving, stop.clone()),
             images: Informer::start(Api::all(&self.client), ListParams::default(), stop.clone()),
             networks: Informer::start(Api::all(&self.client), ListParams::default(), stop.clone()),
             volumes: Informer::start(Api::all(&self.client), ListParams::default(), stop.clone()),

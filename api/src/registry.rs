@@ -252,7 +252,7 @@ static KINDS: [KindInfo; 10] = [
         ours: true,
         label_names: true,
         columns: columns::CONTAINER,
-        selectable: &["status.nodeName", "status.phase", "spec.imageName", "status.imageObjectName"],
+        selectable: &["status.nodeName", "status.formerNodeName", "status.phase", "spec.imageName", "status.imageObjectName"],
         normalize: default::container,
         validate: validate::container,
     ),

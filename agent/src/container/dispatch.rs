@@ -1,11 +1,12 @@
 //! Who has a worker, who wakes it, and what becomes of leftovers whose object is gone.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use gantry_api::kinds::container::AGENT_FINALIZER;
 use gantry_api::{Kind as _, ObjectKey};
 use tokio::sync::{Notify, broadcast, oneshot};
 use tokio::task::JoinSet;
@@ -53,7 +54,12 @@ impl Shared {
 
     /// Removes what [`Shared::project`] made. Idempotent.
     pub(super) async fn remove_mounts(&self, uid: &ContainerUid) -> io::Result<()> {
-        match tokio::fs::remove_dir_all(self.mounts_dir(uid)).await {
+        let dir = self.mounts_dir(uid);
+        // Usually there is nothing; looking costs less than the way to a thread that may block.
+        if !dir.try_exists()? {
+            return Ok(());
+        }
+        match tokio::fs::remove_dir_all(dir).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }
@@ -85,7 +91,8 @@ struct Handle {
 /// When the host cannot be observed at start.
 pub async fn run(context: Context, stop: CancellationToken) -> Result<(), crate::runtime::RuntimeError> {
     let informers = context.informers.clone();
-    tokio::join!(informers.containers.synced(), informers.images.synced(), informers.networks.synced(), informers.volumes.synced());
+    tokio::join!(informers.containers.synced(), informers.leaving.synced());
+    tokio::join!(informers.images.synced(), informers.networks.synced(), informers.volumes.synced());
     let status = StatusWriter::new(context.client.clone(), informers.containers.clone(), context.clock.clone());
     let open = |source| crate::runtime::RuntimeError::Step { step: "open the data directory".to_owned(), source };
     let shared = Arc::new(Shared {
@@ -98,7 +105,7 @@ pub async fn run(context: Context, stop: CancellationToken) -> Result<(), crate:
     });
     let runtime_events = shared.context.drivers.runtime.events();
     let network_events = shared.context.drivers.network.events();
-    let mut dispatch = Dispatch { shared, workers: HashMap::new(), tasks: JoinSet::new(), stop: stop.clone() };
+    let mut dispatch = Dispatch { shared, workers: BTreeMap::new(), tasks: JoinSet::new(), stop: stop.clone() };
     let names = tokio::spawn(names::run(dispatch.shared.clone(), stop.clone()));
     dispatch.adopt().await?;
     dispatch.follow(runtime_events, network_events).await;
@@ -111,7 +118,7 @@ pub async fn run(context: Context, stop: CancellationToken) -> Result<(), crate:
 
 struct Dispatch {
     shared: Arc<Shared>,
-    workers: HashMap<ContainerUid, Handle>,
+    workers: BTreeMap<ContainerUid, Handle>,
     tasks: JoinSet<ContainerUid>,
     stop: CancellationToken,
 }
@@ -133,7 +140,8 @@ impl Dispatch {
             let record = self.shared.records.load(&uid).unwrap_or_default();
             first_passes.extend(self.ensure_worker(uid, ObjectKey::new(record.namespace, record.name)));
         }
-        for object in self.shared.context.informers.containers.list() {
+        let informers = self.shared.context.informers.clone();
+        for object in informers.containers.list().into_iter().chain(informers.leaving.list()) {
             if let Some(uid) = ContainerUid::new(object.uid()) {
                 first_passes.extend(self.ensure_worker(uid, object.key()));
             }
@@ -175,19 +183,22 @@ impl Dispatch {
 
     async fn follow(&mut self, mut runtime: broadcast::Receiver<RuntimeEvent>, mut network: broadcast::Receiver<NetworkEvent>) {
         let informers = self.shared.context.informers.clone();
-        let mut containers = informers.containers.changes();
+        let (mut containers, mut leaving) = (informers.containers.changes(), informers.leaving.changes());
         let (mut images, mut networks, mut volumes) =
             (informers.images.changes(), informers.networks.changes(), informers.volumes.changes());
         loop {
             tokio::select! {
+                // In this order, so that simulations repeat: what waits in each of these is bounded, so none starves another for long.
+                biased;
                 () = self.stop.cancelled() => return,
+                Some(ended) = self.tasks.join_next() => self.worker_ended(ended),
                 Some(key) = containers.recv() => self.container_changed(&key),
+                Some(key) = leaving.recv() => self.container_left(&key),
                 Some(key) = images.recv() => self.wake_namespace(&key.namespace),
                 Some(key) = networks.recv() => self.wake_namespace(&key.namespace),
                 Some(key) = volumes.recv() => self.wake_namespace(&key.namespace),
                 event = runtime.recv() => self.runtime_event(event),
                 event = network.recv() => self.network_event(event),
-                Some(ended) = self.tasks.join_next() => self.worker_ended(ended),
             }
         }
     }
@@ -198,6 +209,17 @@ impl Dispatch {
         }
         let Some(object) = self.shared.context.informers.containers.get(key) else { return };
         if let Some(uid) = ContainerUid::new(object.uid()) {
+            self.ensure_worker(uid, key.clone());
+        }
+    }
+
+    /// The binding of a container to this node was taken back: its worker takes it off the node and lets go of it.
+    fn container_left(&mut self, key: &ObjectKey) {
+        for handle in self.workers.values().filter(|handle| handle.key == *key) {
+            handle.wake.notify_one();
+        }
+        let leaving = self.shared.context.informers.leaving.get(key).filter(|object| object.has_finalizer(AGENT_FINALIZER));
+        if let Some(uid) = leaving.and_then(|object| ContainerUid::new(object.uid())) {
             self.ensure_worker(uid, key.clone());
         }
     }
@@ -251,6 +273,7 @@ impl Dispatch {
             }
         };
         let Some(handle) = self.workers.remove(&uid) else { return };
+        self.container_left(&handle.key);
         let node = &self.shared.context.instance.node_name;
         let Some(object) = self.shared.context.informers.containers.get(&handle.key) else { return };
         let bound_here = object.status.as_ref().and_then(|status| status.node_name.as_ref()) == Some(node);

@@ -61,6 +61,8 @@ pub struct Drivers {
 pub struct Informers {
     /// Containers bound to this node.
     pub containers: Informer<Container>,
+    /// Containers that are to leave this node, and are bound to no other before they have.
+    pub leaving: Informer<Container>,
     /// All Images.
     pub images: Informer<Image>,
     /// All Networks.

@@ -20,6 +20,7 @@ pub(super) async fn run(shared: Arc<Shared>, stop: CancellationToken) {
     let mut published: Option<Vec<NameRecord>> = None;
     loop {
         tokio::select! {
+            biased;
             () = stop.cancelled() => return,
             changed = changes.recv() => if changed.is_none() { return },
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use gantry_api::effects::{self, Change, Effect};
 use gantry_api::kinds::container::{AGENT_FINALIZER, Container, ContainerPhase, DesiredState, PublishedPort, UpdatePolicy};
 use gantry_api::{Kind as _, ObjectKey};
-use gantry_client::{Api, Patch};
+use gantry_client::{Api, Informer, Patch};
 use serde_json::{Value, json};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -83,8 +83,9 @@ impl Worker {
         let mut first_pass = Some(first_pass);
         loop {
             let next = tokio::select! {
-                next = self.reconcile() => next,
+                biased;
                 () = stop.cancelled() => return,
+                next = self.reconcile() => next,
             };
             if matches!(next, Next::Finished) {
                 return;
@@ -98,22 +99,34 @@ impl Worker {
             }
             let until = if let Next::Until(until) = next { Some(until) } else { None };
             tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
                 () = wake.notified() => {}
                 () = async { tokio::time::sleep_until(until.unwrap_or_else(Instant::now)).await }, if until.is_some() => {}
-                () = stop.cancelled() => return,
             }
         }
     }
 
     /// The object, if it is the one that this worker is for.
     fn object(&self) -> Option<Arc<Container>> {
-        self.shared.context.informers.containers.get(&self.key).filter(|object| object.uid() == self.uid.as_str())
+        let informers = &self.shared.context.informers;
+        let ours = |informer: &Informer<Container>| informer.get(&self.key).filter(|object| object.uid() == self.uid.as_str());
+        ours(&informers.containers).or_else(|| ours(&informers.leaving))
     }
 
     /// Whether the object is here to stay on this node.
     fn is_mine(&self, object: &Container) -> bool {
         let bound = object.status.as_ref().and_then(|status| status.node_name.as_deref());
         !object.is_terminating() && bound == Some(self.shared.context.instance.node_name.as_str())
+    }
+
+    /// Whether it is this node that has to let go of the container.
+    fn is_bound_or_leaving(&self, object: &Container) -> bool {
+        let node = self.shared.context.instance.node_name.as_str();
+        object.status.as_ref().is_some_and(|status| {
+            let bound = status.node_name.as_deref();
+            bound.or(status.former_node_name.as_deref()) == Some(node)
+        })
     }
 
     async fn reconcile(&mut self) -> Next {
@@ -292,7 +305,7 @@ impl Worker {
         }
         let at = Instant::now() + if grace.is_zero() { KILL_PATIENCE } else { grace };
         self.kill_at = Some(at);
-        if let Some(object) = object.filter(|object| object.is_terminating()) {
+        if let Some(object) = object.filter(|object| reason == StopReason::Remove && self.is_bound_or_leaving(object)) {
             let mut report = self.report(object, ContainerPhase::Terminating);
             report.findings.push(Finding::bad(Aspect::Ready, "Terminating", "it is being stopped and taken off the node"));
             self.write(&report).await;
@@ -357,7 +370,7 @@ impl Worker {
         }
         self.shared.ranges.release(&self.uid);
         info!(container = %self.key, uid = %self.uid, "gone from this node");
-        match object.filter(|object| object.is_terminating() && object.has_finalizer(AGENT_FINALIZER)) {
+        match object.filter(|object| object.has_finalizer(AGENT_FINALIZER) && self.is_bound_or_leaving(object)) {
             Some(object) => self.let_go(object).await,
             None => Next::Finished,
         }

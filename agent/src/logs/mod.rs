@@ -42,7 +42,12 @@ impl LogStore {
     /// # Errors
     /// When a file cannot be removed.
     pub async fn remove(&self, uid: &ContainerUid) -> io::Result<()> {
-        match tokio::fs::remove_dir_all(self.dir(uid)).await {
+        let dir = self.dir(uid);
+        // Usually there is nothing; looking costs less than the way to a thread that may block.
+        if !dir.try_exists()? {
+            return Ok(());
+        }
+        match tokio::fs::remove_dir_all(dir).await {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
             _ => Ok(()),
         }

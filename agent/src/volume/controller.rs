@@ -48,6 +48,7 @@ impl VolumeController {
         let mut again: Vec<ObjectKey> = Vec::new();
         loop {
             let keys = tokio::select! {
+                biased;
                 () = stop.cancelled() => return,
                 key = changes.recv() => match key { Some(key) => vec![key], None => return },
                 () = tokio::time::sleep(RETRY), if !again.is_empty() => std::mem::take(&mut again),

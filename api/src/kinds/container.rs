@@ -509,6 +509,9 @@ pub struct ContainerStatus {
     /// The node it is bound to. Written by the scheduler, through the `binding` subresource.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub node_name: Option<String>,
+    /// The node that it is leaving: it is bound to another only after the agent there has let go. Written with `nodeName`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub former_node_name: Option<String>,
     /// The Image of this namespace that `spec.image` or `spec.imageName` stands for. Written by the image controller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_object_name: Option<String>,

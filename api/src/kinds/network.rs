@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+pub use super::volume::IN_USE_FINALIZER;
 use crate::meta::{Condition, define_kind};
 
 define_kind!(

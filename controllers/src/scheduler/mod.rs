@@ -2,7 +2,8 @@
 //!
 //! A Container without `status.nodeName` is offered to the nodes: the pin, the selector, volumes whose data is on a node already, and
 //! the readiness of the node rule nodes out, and of those left the one with the fewest containers is taken. The choice is written once,
-//! through the `binding` subresource. Where none fits, the condition `Scheduled` says why and what to do; a change of a node, a
+//! through the `binding` subresource. A container that has to move is first taken from its node, whose agent stops it and removes its
+//! finalizer, and only then bound to another: it never runs twice. Where none fits, the condition `Scheduled` says why and what to do; a change of a node, a
 //! volume or of the container itself brings the key back.
 
 mod choose;
@@ -27,7 +28,12 @@ pub(crate) const INFO: ControllerInfo = ControllerInfo {
     name: "scheduler",
     purpose: "binds Containers to nodes",
     watches: &["Container", "Node", "Volume"],
-    writes: &[("Container", "status.nodeName"), ("Container", "status.conditions[Scheduled]")],
+    writes: &[
+        ("Container", "status.nodeName"),
+        ("Container", "status.formerNodeName"),
+        ("Container", "status.conditions[Scheduled]"),
+        ("Container", "metadata.finalizers[gantry.dev/agent] (removed when no node holds it)"),
+    ],
 };
 
 pub(crate) fn start(manager: &mut Manager, context: &Context) {
@@ -81,9 +87,10 @@ impl Reconciler for Scheduler {
             self.forget(key);
             return self.keep_or_move(&container, node).await;
         }
+        if container.has_finalizer(AGENT_FINALIZER) {
+            return self.let_go(&container).await;
+        }
         if container.is_terminating() {
-            // No agent has ever seen it: nobody else can let it go.
-            finalizer::ensure(&self.context.client, &self.context.informers.containers, &*container, &[(AGENT_FINALIZER, false)]).await?;
             return Ok(Action::Done);
         }
         let earlier = self.lock().get(key).filter(|(uid, _)| uid == container.uid()).map(|(_, node)| node.clone());
@@ -178,6 +185,21 @@ impl Scheduler {
         }
     }
 
+    /// A container without a node that an agent holds: the node that it is to leave has not let go of it. It waits for that, or goes back
+    /// there when that is its place again; nobody is left to wait for when that node is gone.
+    async fn let_go(&self, container: &Container) -> Result<Action, ReconcileError> {
+        let former = container.status.as_ref().and_then(|status| status.former_node_name.as_deref());
+        let holder = former.filter(|former| self.context.informers.nodes.get(&ObjectKey::new("", *former)).is_some());
+        let Some(holder) = holder else {
+            finalizer::ensure(&self.context.client, &self.context.informers.containers, container, &[(AGENT_FINALIZER, false)]).await?;
+            return Ok(Action::Done);
+        };
+        match self.choose(container) {
+            Choice::Node(node) if node == holder && !container.is_terminating() => self.bind(container, holder).await,
+            _ => Ok(Action::Done),
+        }
+    }
+
     /// Writes the binding, or with an empty node takes it back.
     async fn bind(&self, container: &Container, node: &str) -> Result<Action, ReconcileError> {
         let key = container.key();
@@ -191,7 +213,7 @@ impl Scheduler {
                 self.observe(written);
                 info!(controller = INFO.name, namespace = key.namespace, name = key.name, node, "bound");
                 let (reason, message) = match node {
-                    "" => ("Unbound", "its node no longer fits; another is chosen".to_owned()),
+                    "" => ("Unbound", "its node no longer fits; another is chosen once that one has let go".to_owned()),
                     node => ("Scheduled", format!("bound to node \"{node}\"")),
                 };
                 self.event(container, Severity::Normal, reason, message);
