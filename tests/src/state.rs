@@ -52,7 +52,9 @@ fn processes(host: &Host, lines: &mut BTreeSet<String>) {
     let marker = format!("/{}/", host.instance());
     for process in directories(Path::new("/proc")) {
         let in_ours = std::fs::read_to_string(process.join("cgroup")).is_ok_and(|text| text.contains(&marker));
-        if in_ours {
+        // One that has ended and waits for its parent runs no more.
+        let ended = std::fs::read_to_string(process.join("stat")).is_ok_and(|text| text.contains(") Z "));
+        if in_ours && !ended {
             let name = std::fs::read_to_string(process.join("comm")).unwrap_or_default();
             lines.insert(format!("process {} {}", process.display(), name.trim()));
         }
