@@ -14,6 +14,7 @@
 
 pub mod files;
 pub mod log;
+pub mod probe;
 pub mod protocol;
 pub mod supervisor;
 

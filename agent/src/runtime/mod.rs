@@ -25,6 +25,7 @@ use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 
+pub use self::shim::probe;
 use crate::ids::ContainerUid;
 use crate::snapshot::Rootfs;
 

@@ -1,5 +1,7 @@
 //! What this machine can do.
 
+use std::path::Path;
+
 use super::config::EngineConfig;
 
 /// One thing that was looked at.
@@ -17,8 +19,9 @@ pub(crate) fn examine() -> Vec<Finding> {
     let root = nix::unistd::geteuid().is_root();
     let sentence = if root { "the engine may set up containers" } else { "run it as root: sudo gantry serve" };
     let mut findings = vec![Finding { what: "root".to_owned(), good: root, sentence: sentence.to_owned() }];
-    let network = gantry_agent::network::bridge::probe().into_iter().map(|(what, good, sentence)| Finding { what, good, sentence });
-    findings.extend(network);
+    let runtime = gantry_agent::runtime::probe(Path::new("/var/lib/gantry"));
+    let told = runtime.into_iter().chain(gantry_agent::network::bridge::probe());
+    findings.extend(told.map(|(what, good, sentence)| Finding { what, good, sentence }));
     findings
 }
 

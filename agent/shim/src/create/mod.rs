@@ -28,6 +28,7 @@ use serde::{Deserialize, Serialize};
 
 pub(crate) use exec::{exec, null};
 pub(crate) use launch::exit_status;
+pub(crate) use stage::Stage;
 
 use crate::files;
 use crate::protocol::{Failure, IdRange, SandboxFile, Start, errno_step, step};

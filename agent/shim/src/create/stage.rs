@@ -16,13 +16,13 @@ use nix::sys::stat::Mode;
 use crate::protocol::{Failure, errno_step, step};
 
 /// The working directory of the creator is a small tmpfs over `place`.
-pub(super) struct Stage {
+pub(crate) struct Stage {
     place: PathBuf,
 }
 
 impl Stage {
     /// The stage; entered at the first call.
-    pub(super) fn of<'a>(stage: &'a mut Option<Self>, place: &Path) -> Result<&'a Self, Failure> {
+    pub(crate) fn of<'a>(stage: &'a mut Option<Self>, place: &Path) -> Result<&'a Self, Failure> {
         if stage.is_none() {
             *stage = Some(Self::enter(place)?);
         }
@@ -46,12 +46,12 @@ impl Stage {
     }
 
     /// Makes a directory `name`.
-    pub(super) fn directory(&self, name: &str) -> Result<(), Failure> {
+    pub(crate) fn directory(&self, name: &str) -> Result<(), Failure> {
         nix::unistd::mkdir(name, Mode::from_bits_truncate(0o755)).map_err(errno_step(format!("make `{name}` on the stage")))
     }
 
     /// Attaches a detached mount at a new directory `name`.
-    pub(super) fn attach(&self, mount: &OwnedFd, name: &str) -> Result<(), Failure> {
+    pub(crate) fn attach(&self, mount: &OwnedFd, name: &str) -> Result<(), Failure> {
         self.directory(name)?;
         // Copies of a mount are made by overlay itself; a shared one would let them show elsewhere.
         let private = Change { propagation: MsFlags::MS_PRIVATE.bits(), ..Change::default() };
@@ -62,7 +62,7 @@ impl Stage {
     }
 
     /// Drops it from the mount namespace, which the container's is a copy of.
-    pub(super) fn leave(self) -> Result<(), Failure> {
+    pub(crate) fn leave(self) -> Result<(), Failure> {
         nix::unistd::chdir("/").map_err(errno_step("leave the stage"))?;
         nix::mount::umount2(&self.place, MntFlags::MNT_DETACH).map_err(errno_step("drop the stage"))
     }

@@ -5,6 +5,7 @@
 
 mod connection;
 mod convert;
+mod probe;
 mod spawn;
 mod watch;
 
@@ -24,6 +25,7 @@ use tokio::sync::broadcast;
 use tokio_util::sync::CancellationToken;
 
 use self::connection::Connection;
+pub use self::probe::probe;
 use super::{
     Bundle, ExecHandle, ExecSpec, Limits, Observed, ObservedState, Runtime, RuntimeError, RuntimeEvent, Sandbox, SandboxSpec, Started,
 };

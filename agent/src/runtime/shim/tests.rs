@@ -362,3 +362,43 @@ async fn devices_that_are_not_granted_cannot_be_opened() {
     assert_eq!(log, expected);
     host.assert_clean();
 }
+
+/// A figure, not a judgement: run it on a quiet machine with an optimised build.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "measures"]
+async fn how_long_a_start_takes_and_what_a_shim_weighs() {
+    const ROUNDS: usize = 60;
+    let host = Host::new("tfast");
+    let runtime = host.runtime();
+    let mut events = runtime.events();
+    let (mut both, mut again, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        let container = host.container(&format!("c{round}"));
+        let since = Instant::now();
+        runtime.ensure_sandbox(&container.sandbox()).await.unwrap();
+        runtime.start(&container.uid, &container.bundle(&["true"])).await.unwrap();
+        both.push(since.elapsed());
+        ended(&mut events).await;
+        let since = Instant::now();
+        runtime.start(&container.uid, &container.bundle(&["true"])).await.unwrap();
+        again.push(since.elapsed());
+        ended(&mut events).await;
+    }
+    for round in 0..ROUNDS {
+        let uid = ContainerUid::new(&format!("c{round}")).unwrap();
+        let (state, _) = runtime.shared.hello(&uid).await.unwrap();
+        let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", state.shim_pid)).unwrap();
+        let pss = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).unwrap();
+        weights.push(pss.trim().trim_end_matches(" kB").parse::<u64>().unwrap());
+    }
+    for round in 0..ROUNDS {
+        runtime.remove(&ContainerUid::new(&format!("c{round}")).unwrap()).await.unwrap();
+    }
+    for (what, times) in [("sandbox and start", &mut both), ("start again", &mut again)] {
+        times.sort();
+        eprintln!("{what}: p50 {:?}, p95 {:?}, min {:?}", times[ROUNDS / 2], times[ROUNDS * 95 / 100], times[0]);
+    }
+    weights.sort_unstable();
+    eprintln!("PSS of a shim among {ROUNDS}: {} KiB", weights[ROUNDS / 2]);
+    host.assert_clean();
+}
