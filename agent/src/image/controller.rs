@@ -40,6 +40,18 @@ pub async fn run(
     containers: Informer<Container>,
     stop: CancellationToken,
 ) {
+    serve(client, service, node_name, (images, containers), FIRST_BACKOFF, stop).await;
+}
+
+/// [`run`] with the wait after a first failure.
+pub(super) async fn serve(
+    client: Client,
+    service: Arc<ImageService>,
+    node_name: String,
+    (images, containers): (Informer<Image>, Informer<Container>),
+    first_backoff: Duration,
+    stop: CancellationToken,
+) {
     let tracker = TaskTracker::new();
     let mut workers: HashMap<ObjectKey, (Arc<Notify>, CancellationToken)> = HashMap::new();
     let (mut image_changes, mut container_changes) = (images.changes(), containers.changes());
@@ -73,6 +85,7 @@ pub async fn run(
                 containers: containers.clone(),
                 key: key.clone(),
                 wake: wake.clone(),
+                first_backoff,
             };
             tracker.spawn(cancel.clone().run_until_cancelled_owned(worker.run()));
             (wake, cancel)
@@ -100,6 +113,7 @@ struct Worker {
     containers: Informer<Container>,
     key: ObjectKey,
     wake: Arc<Notify>,
+    first_backoff: Duration,
 }
 
 /// Why a step came to nothing.
@@ -139,20 +153,20 @@ impl From<ClientError> for Failure {
 
 impl Worker {
     async fn run(self) {
-        let mut backoff = FIRST_BACKOFF;
+        let mut backoff = self.first_backoff;
         loop {
             self.wake.notified().await;
             while let Some(image) = self.images.get(&self.key).filter(|image| !image.is_terminating()) {
                 let mut secret = PullSecret::NotRead;
                 let Err(failure) = self.step(&image, &mut secret).await else {
-                    backoff = FIRST_BACKOFF;
+                    backoff = self.first_backoff;
                     break;
                 };
                 let pause = self.say(&image, &failure).await.unwrap_or(backoff).max(backoff);
                 tracing::warn!(image = %self.key, wait = ?pause, "{}", shown(&failure));
                 backoff = (backoff * 2).min(LONGEST_BACKOFF);
                 if self.pause(&image, &secret, pause).await {
-                    backoff = FIRST_BACKOFF;
+                    backoff = self.first_backoff;
                 }
             }
         }

@@ -2,6 +2,7 @@
 
 mod misbehaving;
 mod real;
+mod status;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -48,11 +49,16 @@ fn request(reference: &str, policy: Option<ImagePullPolicy>, credentials: Option
 
 /// A layer with one file of some size, and an image configuration over it.
 fn small_image(content: &[u8]) -> (Vec<u8>, Vec<u8>) {
+    small_image_of(content, 0)
+}
+
+/// [`small_image`] whose file belongs to `uid`.
+fn small_image_of(content: &[u8], uid: u64) -> (Vec<u8>, Vec<u8>) {
     let mut builder = tar::Builder::new(Vec::new());
     let mut header = tar::Header::new_gnu();
     header.set_size(content.len() as u64);
     header.set_mode(0o755);
-    header.set_uid(0);
+    header.set_uid(uid);
     header.set_gid(0);
     builder.append_data(&mut header, "bin/program", content).unwrap();
     let layer = builder.into_inner().unwrap();

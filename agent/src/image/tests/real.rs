@@ -11,9 +11,9 @@ use super::super::{DockerConfig, ImageError, Progress, Reason};
 use super::{Node, request, saved, small_image};
 
 /// `htpasswd -nbB user secret`, made once: the tool is not everywhere.
-const HTPASSWD: &str = "user:$2y$05$XNcgIlEJBaQTxrPD8JmXE.IHhLRtV3bjVnaS.ggUZ9cEprz7Lq0hi\n";
+pub(super) const HTPASSWD: &str = "user:$2y$05$XNcgIlEJBaQTxrPD8JmXE.IHhLRtV3bjVnaS.ggUZ9cEprz7Lq0hi\n";
 
-struct Served {
+pub(super) struct Served {
     child: Child,
     port: u16,
     dir: tempfile::TempDir,
@@ -31,7 +31,7 @@ fn free_port() -> u16 {
 }
 
 impl Served {
-    async fn start(htpasswd: Option<&str>) -> Self {
+    pub(super) async fn start(htpasswd: Option<&str>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let port = free_port();
         let root = dir.path().display();
@@ -57,7 +57,7 @@ impl Served {
     }
 
     /// Pushes with skopeo.
-    fn push(&self, name: &str, layer: &[u8], config: &[u8], arguments: &[&str]) {
+    pub(super) fn push(&self, name: &str, layer: &[u8], config: &[u8], arguments: &[&str]) {
         let archive = self.dir.path().join("image.tar");
         saved(&archive, layer, config);
         let to = format!("docker://127.0.0.1:{}/{name}", self.port);
@@ -67,7 +67,7 @@ impl Served {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
 
-    fn reference(&self, name: &str) -> String {
+    pub(super) fn reference(&self, name: &str) -> String {
         format!("127.0.0.1:{}/{name}", self.port)
     }
 }
