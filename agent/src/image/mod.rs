@@ -3,8 +3,8 @@
 //! ```text
 //! reference ─ registry ─► manifest ─► configuration ─► layers, several at once
 //!                            │             │             │ download, hash      → content store (resumes)
-//!                            ▼             ▼             │ inflate, hash plain → one thread
-//!                       content store  content store     └ extract             → another, into the snapshotter
+//!                            ▼             ▼             │ inflate             → one thread
+//!                       content store  content store     └ hash plain, extract → another, into the snapshotter
 //! ```
 //!
 //! Every byte is checked against a digest before anything is visible under a name. What was fetched stays in the content store,

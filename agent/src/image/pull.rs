@@ -93,14 +93,13 @@ pub(crate) async fn unpack(
     let file = blocking(move || store.reader(&blob)).await?;
     let (sender, receiver) = sync_channel(CHUNKS);
     let verdict = Arc::new(OnceLock::new());
-    let told = verdict.clone();
-    let inflater = tokio::task::spawn_blocking(move || inflate_into(file, &sender, &told));
+    let inflater = tokio::task::spawn_blocking(move || inflate_into(file, &sender));
     let asked = verdict.clone();
     let commit = Box::new(move || match asked.get() {
         Some(actual) if *actual == diff_id => Ok(()),
         _ => Err(io::Error::new(io::ErrorKind::InvalidData, "the content is not what its diff id says")),
     });
-    let reader = Box::new(ChunkReader { receiver, chunk: Vec::new(), at: 0, ended: false });
+    let reader = Box::new(ChunkReader { receiver, chunk: Vec::new(), at: 0, hasher: Some(Hasher::default()), verdict: verdict.clone() });
     let unpacked = snapshotter.unpack_layer(&name, reader, commit).await;
     // Ends by itself: its receiver is gone, or it sent the end.
     let _ = inflater.await;
@@ -120,24 +119,16 @@ enum Chunk {
     End,
 }
 
-fn inflate_into(file: File, sender: &SyncSender<Chunk>, verdict: &OnceLock<Digest>) {
-    let end = match hash_plain(file, sender) {
-        Ok(Some(digest)) => {
-            let _ = verdict.set(digest);
-            Chunk::End
-        }
-        Ok(None) => return,
-        Err(error) => Chunk::Failed(error),
-    };
+fn inflate_into(file: File, sender: &SyncSender<Chunk>) {
+    let end = inflate_chunks(file, sender).map_or_else(Chunk::Failed, |()| Chunk::End);
     // Nobody listens any more when the extractor refused the layer.
     let _ = sender.send(end);
 }
 
-/// `None`: the other side has gone.
-fn hash_plain(file: File, sender: &SyncSender<Chunk>) -> io::Result<Option<Digest>> {
+/// Ends early when the other side has gone.
+fn inflate_chunks(file: File, sender: &SyncSender<Chunk>) -> io::Result<()> {
     let limit = file.metadata()?.len().saturating_mul(MAX_RATIO).max(FREE_PLAIN_BYTES);
     let mut plain = inflate(file)?;
-    let mut hasher = Hasher::default();
     let mut total = 0;
     loop {
         let mut chunk = vec![0; CHUNK];
@@ -149,16 +140,15 @@ fn hash_plain(file: File, sender: &SyncSender<Chunk>) -> io::Result<Option<Diges
             }
         }
         if filled == 0 {
-            return Ok(Some(hasher.finish()));
+            return Ok(());
         }
         chunk.truncate(filled);
-        hasher.update(&chunk);
         total += filled as u64;
         if total > limit {
             return Err(io::Error::new(io::ErrorKind::InvalidData, format!("it inflates to more than {limit} bytes")));
         }
         if sender.send(Chunk::Bytes(chunk)).is_err() {
-            return Ok(None);
+            return Ok(());
         }
     }
 }
@@ -177,20 +167,30 @@ fn inflate(mut file: File) -> io::Result<Box<dyn Read>> {
     })
 }
 
-/// The extracting thread's end.
+/// The extracting thread's end. It hashes as well: inflating costs about as much as the two together.
 struct ChunkReader {
     receiver: Receiver<Chunk>,
     chunk: Vec<u8>,
     at: usize,
-    ended: bool,
+    /// `None` after the end.
+    hasher: Option<Hasher>,
+    /// Gets the digest of all that was read, at the end.
+    verdict: Arc<OnceLock<Digest>>,
 }
 
 impl Read for ChunkReader {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        while self.at == self.chunk.len() && !self.ended {
+        while self.at == self.chunk.len()
+            && let Some(mut hasher) = self.hasher.take()
+        {
             match self.receiver.recv() {
-                Ok(Chunk::Bytes(chunk)) => (self.chunk, self.at) = (chunk, 0),
-                Ok(Chunk::End) => self.ended = true,
+                Ok(Chunk::Bytes(chunk)) => {
+                    hasher.update(&chunk);
+                    (self.chunk, self.at, self.hasher) = (chunk, 0, Some(hasher));
+                }
+                Ok(Chunk::End) => {
+                    let _ = self.verdict.set(hasher.finish());
+                }
                 Ok(Chunk::Failed(error)) => return Err(error),
                 Err(_) => return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the inflating thread is gone")),
             }

@@ -63,7 +63,7 @@ fn tar_of(entries: &[Raw<'_>]) -> Vec<u8> {
         for (key, value) in raw.pax {
             let bare = key.len() + value.len() + 3;
             let length = (bare + 1..).find(|length| bare + length.to_string().len() == *length).unwrap();
-            write!(records, "{length} {key}={value}\n").unwrap();
+            writeln!(records, "{length} {key}={value}").unwrap();
         }
         if !records.is_empty() {
             block(&mut tar, b'x', &Raw { name: "pax", ..Raw::default() }, &records);
@@ -96,7 +96,7 @@ async fn contract(snapshotter: &dyn Snapshotter) {
     let rootfs = snapshotter.prepare(&uid, &[lower.clone(), upper.clone(), lower.clone()]).await.unwrap();
     assert_eq!(rootfs.lowers.len(), 2, "a layer that comes twice is mounted once");
     assert_eq!(snapshotter.prepare(&uid, &[lower.clone(), upper.clone(), lower.clone()]).await.unwrap(), rootfs);
-    assert_eq!(snapshotter.list().await.unwrap(), [uid.clone()]);
+    assert_eq!(snapshotter.list().await.unwrap(), std::slice::from_ref(&uid));
     let refuse = Box::new(|| Err(std::io::Error::other("no")));
     assert!(snapshotter.unpack_layer(&missing, Box::new(Cursor::new(tar_of(&[]))), refuse).await.is_err());
     assert!(!snapshotter.has_layer(&missing).await);
