@@ -14,7 +14,7 @@ use crate::auth::{Component, Identity};
 use crate::http::error::ApiError;
 use crate::strategy::Part;
 use crate::strategy::decoding::normalize;
-use crate::strategy::object::meta_text;
+use crate::strategy::object::{meta_text, set_field};
 
 /// Label of Images that the controllers made for a bare reference.
 const GENERATED: &str = "gantry.dev/generated";
@@ -45,9 +45,8 @@ pub(crate) fn check_write(identity: &Identity, kind: &KindInfo, part: Part, old:
     let changed = match (rule, part) {
         (Rule::Everything, _) => return Ok(()),
         (Rule::Nothing(why), _) => return Err(forbidden(identity, kind, name, why)),
-        (Rule::Only(own), Part::Status) => not_own(changes(&status_of(old), &status_of(new)), &own),
-        // Defaults that came after the object was stored are not this write's doing.
-        (Rule::Only(own), _) => not_own(changes(&normalize(kind, old.clone()).unwrap_or_else(|_| old.clone()), new), &own),
+        (Rule::Only(own), Part::Status) => not_own(changes(&status_of(&with_defaults(kind, part, old)), &status_of(new)), &own),
+        (Rule::Only(own), _) => not_own(changes(&with_defaults(kind, part, old), new), &own),
     };
     if changed.is_empty() {
         return Ok(());
@@ -75,6 +74,15 @@ fn only(paths: &[&str]) -> Rule {
 
 fn status_of(object: &Value) -> Value {
     serde_json::json!({"status": object.get("status")})
+}
+
+/// The stored object as it would be written now: defaults, those of a first status included, are no write's doing.
+fn with_defaults(kind: &KindInfo, part: Part, old: &Value) -> Value {
+    let mut object = old.clone();
+    if part == Part::Status && object.get("status").is_none_or(Value::is_null) {
+        set_field(&mut object, "status", Some(serde_json::json!({})));
+    }
+    normalize(kind, object).unwrap_or_else(|_| old.clone())
 }
 
 fn not_own(changed: BTreeSet<String>, own: &[String]) -> Vec<String> {

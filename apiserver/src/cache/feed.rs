@@ -3,7 +3,7 @@
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::CacheConfig;
@@ -56,6 +56,7 @@ pub(super) struct Feeder {
     pub(super) store: Arc<dyn Store>,
     pub(super) state: Arc<RwLock<State>>,
     pub(super) applied: watch::Sender<Revision>,
+    pub(super) grew: Arc<Notify>,
     pub(super) stop: CancellationToken,
     pub(super) config: CacheConfig,
 }
@@ -66,6 +67,8 @@ impl Feeder {
         let stop = self.stop.clone();
         stop.run_until_cancelled(self.follow()).await;
         self.write(|state| state.end_watches(false));
+        drop(self.applied);
+        self.grew.notify_waiters();
     }
 
     async fn follow(&self) {
@@ -94,6 +97,7 @@ impl Feeder {
         if let Some(last) = events.last() {
             // Only now: whoever sees this revision finds the events handed out.
             self.applied.send_replace(last.record.revision);
+            self.grew.notify_waiters();
         }
     }
 
@@ -108,6 +112,7 @@ impl Feeder {
                     *state = loaded;
                 });
                 self.applied.send_replace(revision);
+                self.grew.notify_waiters();
             }
             Err(error) => {
                 tracing::error!(%error, "watch cache cannot be loaded");

@@ -18,7 +18,7 @@ mod watcher;
 
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -51,6 +51,8 @@ pub struct Cache {
     store: Arc<dyn Store>,
     state: Arc<RwLock<State>>,
     applied: watch::Receiver<Revision>,
+    /// Told whenever `applied` grew, and at the end. Wakes in the order of arrival, which a watch channel does not.
+    grew: Arc<Notify>,
     stop: CancellationToken,
     feeder: std::sync::Mutex<Option<JoinHandle<()>>>,
 }
@@ -64,9 +66,11 @@ impl Cache {
         let state = Arc::new(RwLock::new(feed::load(&*store, config).await?));
         let stop = CancellationToken::new();
         let (sender, applied) = watch::channel(read(&state).revision());
-        let feeder = feed::Feeder { store: store.clone(), state: state.clone(), applied: sender, stop: stop.clone(), config };
+        let grew = Arc::new(Notify::new());
+        let feeder =
+            feed::Feeder { store: store.clone(), state: state.clone(), applied: sender, grew: grew.clone(), stop: stop.clone(), config };
         let feeder = std::sync::Mutex::new(Some(tokio::spawn(feeder.run())));
-        Ok(Arc::new(Self { store, state, applied, stop, feeder }))
+        Ok(Arc::new(Self { store, state, applied, grew, stop, feeder }))
     }
 
     /// Commits to the store, and returns when the changes can be read here. See [`Store::commit`].
@@ -89,8 +93,18 @@ impl Cache {
     /// # Errors
     /// When the cache is closed first.
     pub async fn wait_for(&self, revision: Revision) -> Result<(), ReadError> {
-        let mut applied = self.applied.clone();
-        applied.wait_for(|at| *at >= revision).await.map(|_| ()).map_err(|_closed| ReadError::Closed)
+        loop {
+            let mut grew = std::pin::pin!(self.grew.notified());
+            // Before the look, so that no growth is missed between the two.
+            grew.as_mut().enable();
+            if *self.applied.borrow() >= revision {
+                return Ok(());
+            }
+            if self.applied.has_changed().is_err() {
+                return Err(ReadError::Closed);
+            }
+            grew.await;
+        }
     }
 
     /// The object, if it exists.
