@@ -1,6 +1,6 @@
-//! All controllers together, against a twin of the API server, on paused time.
+//! All controllers together, against the real API server in process over a store in memory, on paused time.
 
-mod twin;
+mod server;
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -10,19 +10,20 @@ use gantry_api::kinds::core::{ConfigMap, Event, Namespace, Node};
 use gantry_api::kinds::network::NetworkSpec;
 use gantry_api::kinds::volume::VolumeSpec;
 use gantry_api::{Container, Image, Kind, Network, Volume};
+use gantry_apiserver::auth::Identity;
 use gantry_client::{Api, Client, DeleteParams, ListParams, Patch, Propagation, WriteParams};
 use gantry_controllers::{Clock, Config, run};
 use jiff::Timestamp;
 use serde_json::json;
+use server::Server;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use twin::Twin;
 
 /// Longest wait, in paused time.
 const PATIENCE: Duration = Duration::from_secs(120);
 
 struct World {
-    twin: Twin,
+    server: Server,
     client: Client,
     stop: CancellationToken,
     controllers: Option<JoinHandle<()>>,
@@ -31,11 +32,14 @@ struct World {
 impl World {
     /// A server with the nodes `nodes`, and all controllers.
     async fn with_nodes(nodes: &[&str]) -> Self {
-        let twin = Twin::new();
-        let client = twin.client("test");
-        let mut world = Self { twin, client, stop: CancellationToken::new(), controllers: None };
+        let server = Server::start().await;
+        let client = server.client(Identity::admin(), "test");
+        let mut world = Self { server, client, stop: CancellationToken::new(), controllers: None };
+        let mut namespace = Namespace::default();
+        namespace.metadata.name = Some("ns".into());
+        world.create(namespace).await;
         for node in nodes {
-            world.create(node_object(node)).await;
+            world.add_node(node).await;
         }
         world.start();
         world
@@ -46,7 +50,7 @@ impl World {
         let start = tokio::time::Instant::now();
         let clock = Clock::new(move || Timestamp::UNIX_EPOCH + start.elapsed());
         let config = Config { clock, seed: 7, ..Config::default() };
-        self.controllers = Some(tokio::spawn(run(self.twin.client("controllers"), config, self.stop.clone())));
+        self.controllers = Some(tokio::spawn(run(self.server.client(Identity::controllers(), "controllers"), config, self.stop.clone())));
     }
 
     async fn stop(&mut self) {
@@ -60,6 +64,11 @@ impl World {
 
     async fn create<K: Kind>(&self, object: K) -> K {
         self.api::<K>().create(&object, &WriteParams::default()).await.unwrap()
+    }
+
+    async fn add_node(&self, name: &str) {
+        self.create(node_object(name)).await;
+        self.patch_status::<Node>(name, json!({"conditions": [{"type": "Ready", "status": "True"}]})).await;
     }
 
     async fn delete<K: Kind>(&self, name: &str, propagation: Propagation) {
@@ -101,7 +110,6 @@ impl World {
 fn node_object(name: &str) -> Node {
     serde_json::from_value(json!({
         "metadata": {"name": name, "annotations": {"gantry.dev/host-subnets": "10.88.0.0/20"}, "labels": {"name": name}},
-        "status": {"conditions": [{"type": "Ready", "status": "True"}]},
     }))
     .unwrap()
 }
@@ -183,13 +191,13 @@ async fn no_address_is_given_twice_not_even_over_a_restart() {
 
     // Nothing is left to do: no write goes round in circles.
     tokio::time::sleep(Duration::from_secs(5)).await;
-    let writes = world.twin.writes();
+    let writes = world.server.revision();
     tokio::time::sleep(Duration::from_secs(20)).await;
-    assert_eq!(world.twin.writes(), writes);
+    assert_eq!(world.server.revision(), writes);
     world.stop().await;
     world.start();
     tokio::time::sleep(Duration::from_secs(20)).await;
-    assert_eq!(world.twin.writes(), writes);
+    assert_eq!(world.server.revision(), writes);
     world.stop().await;
 }
 
@@ -205,7 +213,7 @@ async fn objects_may_come_in_any_order() {
     world.create(Network::new("ns", "back", NetworkSpec { subnets: vec!["172.30.0.0/24".into()], ..NetworkSpec::default() })).await;
     world.create(Volume::new("ns", "data", VolumeSpec::default())).await;
     world.until_condition::<Volume>("data", "Ready", "WaitForFirstConsumer").await;
-    world.create(node_object("late")).await;
+    world.add_node("late").await;
     let web =
         world.until::<Container>("web", |web| web.is_some_and(|web| bound_to(web).is_some() && address(web).is_some())).await.unwrap();
     assert_eq!(address(&web).as_deref(), Some("172.30.0.9/24"));
@@ -219,11 +227,23 @@ async fn objects_may_come_in_any_order() {
     rival.spec.networks = web.spec.networks.clone();
     world.create(rival).await;
     world.until_condition::<Container>("rival", "NetworkAllocated", "AddressInUse").await;
+    // The network is used: it stays until nobody does.
+    let network = world.until::<Network>("back", |network| network.is_some_and(|n| n.has_finalizer("gantry.dev/in-use"))).await.unwrap();
+    assert!(!network.is_terminating());
+    world.delete::<Network>("back", Propagation::Background).await;
+    world.until_condition::<Network>("back", "Ready", "InUse").await;
     world.delete::<Volume>("data", Propagation::Background).await;
     world.until_condition::<Volume>("data", "Ready", "InUse").await;
     world.delete::<Container>("web", Propagation::Background).await;
     world.api::<Container>().patch("web", &Patch::Merge(json!({"metadata": {"finalizers": null}})), &WriteParams::default()).await.unwrap();
-    world.until::<Container>("rival", |rival| rival.is_some_and(|rival| address(rival).is_some())).await;
+    world.until_condition::<Container>("rival", "NetworkAllocated", "NetworkTerminating").await;
+    world.delete::<Container>("rival", Propagation::Background).await;
+    world
+        .api::<Container>()
+        .patch("rival", &Patch::Merge(json!({"metadata": {"finalizers": null}})), &WriteParams::default())
+        .await
+        .unwrap();
+    world.until_gone::<Network>("back").await;
     world
         .until::<Volume>("data", |v| v.is_some_and(|v| !v.has_finalizer("gantry.dev/in-use") && v.has_finalizer("gantry.dev/volume-data")))
         .await;
@@ -256,6 +276,12 @@ async fn a_changed_pin_moves_the_container() {
     let web = world.until_condition::<Container>("web", "Scheduled", "NodeNotFound").await;
     assert_eq!(bound_to(&web), Some("a"));
     world.api::<Container>().patch("web", &pin("b"), &WriteParams::default()).await.unwrap();
+    // The old node's agent stops it first.
+    let leaving = world.until::<Container>("web", |web| web.is_some_and(|web| bound_to(web).is_none())).await.unwrap();
+    assert_eq!(leaving.status.as_ref().unwrap().former_node_name.as_deref(), Some("a"));
+    tokio::time::sleep(Duration::from_secs(60)).await;
+    assert_eq!(bound_to(&world.api::<Container>().get("web").await.unwrap()), None, "bound though the old node has not let go");
+    world.api::<Container>().patch("web", &Patch::Merge(json!({"metadata": {"finalizers": null}})), &WriteParams::default()).await.unwrap();
     world.until::<Container>("web", |web| web.is_some_and(|web| bound_to(web) == Some("b"))).await;
     world.stop().await;
 }
@@ -309,9 +335,6 @@ fn kept_owner() -> ConfigMap {
 async fn a_deleted_namespace_is_emptied_first() {
     let mut world = World::with_nodes(&["a"]).await;
     world.until::<Namespace>("default", |found| found.is_some()).await;
-    let mut namespace = Namespace::default();
-    namespace.metadata.name = Some("ns".into());
-    world.create(namespace).await;
     world.create(mounting("web", "data")).await;
     world.create(Volume::new("ns", "data", VolumeSpec::default())).await;
     world.until::<Container>("web", |web| web.is_some_and(|web| bound_to(web).is_some())).await;

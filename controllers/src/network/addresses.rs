@@ -74,6 +74,11 @@ fn wishes(container: &Container) -> Vec<Wish<'_>> {
     }
 }
 
+/// Names of the Networks that a container is to join.
+pub(super) fn wished_networks(container: &Container) -> Vec<String> {
+    wishes(container).into_iter().map(|wish| wish.network.to_owned()).collect()
+}
+
 /// What was chosen but may not be seen yet, and where each circle of addresses stands.
 #[derive(Default)]
 struct Ledger {
@@ -108,7 +113,7 @@ impl Reconciler for Addresses {
         if wishes.iter().any(|wish| wish.network == DEFAULT_NETWORK) {
             self.ensure_default_network(&key.namespace).await?;
         }
-        let found = self.find_networks(&key.namespace, &wishes);
+        let found = self.find_networks(&container, &wishes);
         let (endpoints, refusals) = self.choose(&container, &wishes, &found);
         let result = self.write(&container, endpoints, &refusals, wishes.is_empty()).await;
         self.settle(key, &result);
@@ -142,15 +147,21 @@ impl Addresses {
         }
     }
 
-    fn find_networks(&self, namespace: &str, wishes: &[Wish<'_>]) -> Vec<Result<NetworkFacts, Refusal>> {
+    fn find_networks(&self, container: &Container, wishes: &[Wish<'_>]) -> Vec<Result<NetworkFacts, Refusal>> {
+        let namespace = container.key().namespace;
         wishes
             .iter()
             .map(|wish| {
-                let network = self.context.informers.networks.get(&ObjectKey::new(namespace, wish.network));
+                let network = self.context.informers.networks.get(&ObjectKey::new(namespace.clone(), wish.network));
                 let network = network.ok_or_else(|| Refusal {
                     reason: "NetworkNotFound",
                     message: format!("network \"{}\" does not exist; create it, or take it out of spec.networks", wish.network),
                 })?;
+                let member = endpoints_of(container).iter().any(|endpoint| endpoint.network_uid == network.uid());
+                if network.is_terminating() && !member {
+                    let message = format!("network \"{}\" is being deleted; wait until it is gone and create it again", wish.network);
+                    return Err(Refusal { reason: "NetworkTerminating", message });
+                }
                 facts(&network).ok_or_else(|| Refusal { reason: "NetworkNotReady", message: not_ready(&network) })
             })
             .collect()

@@ -102,6 +102,7 @@ impl<Key: Clone + Eq + Hash> Queue<Key> {
             };
             match due {
                 Some(due) => tokio::select! {
+                    biased;
                     () = self.changed.notified() => {}
                     () = tokio::time::sleep_until(due) => {}
                 },
