@@ -26,7 +26,10 @@ pub(crate) fn sealed(name: &CStr, program: &[u8]) -> io::Result<OwnedFd> {
 /// Starts a sealed program with no environment, no signal blocked or ignored, its errors appended to `log`, and `listener` at
 /// [`LISTENER`]. Returns its process id.
 pub(crate) fn spawn(program: BorrowedFd<'_>, args: &[CString], log: &Path, listener: Option<BorrowedFd<'_>>) -> io::Result<i32> {
-    let path = CString::new(format!("/proc/self/fd/{}", program.as_raw_fd())).map_err(io::Error::from)?;
+    // The listener would take the place of a program that is open under its number.
+    let copy = if program.as_raw_fd() == LISTENER { Some(program.try_clone_to_owned()?) } else { None };
+    let number = copy.as_ref().map_or(program.as_raw_fd(), AsRawFd::as_raw_fd);
+    let path = CString::new(format!("/proc/self/fd/{number}")).map_err(io::Error::from)?;
     let mut actions = PosixSpawnFileActions::init()?;
     actions.add_open(0, c"/dev/null", OFlag::O_RDONLY, Mode::empty())?;
     actions.add_open(1, c"/dev/null", OFlag::O_WRONLY, Mode::empty())?;
