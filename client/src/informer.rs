@@ -53,6 +53,7 @@ impl<K: Kind> Informer<K> {
         tokio::spawn(async move {
             let follower = Follower { backoff: Backoff::new(api.client().seed, K::PLURAL), api, params, cache: cache.clone() };
             tokio::select! {
+                biased;
                 () = stop.cancelled() => {}
                 () = dropped.cancelled() => {}
                 () = follower.run() => {}
@@ -182,6 +183,7 @@ impl<K: Kind> Follower<K> {
         let mut progress = false;
         loop {
             let event = tokio::select! {
+                biased;
                 event = events.next() => event,
                 // A peer that vanished without a word would otherwise be listened to for ever.
                 () = &mut deadline => return Ok(Ended::Resume { progress: true }),

@@ -167,7 +167,9 @@ impl World {
         let created = !containers.contains_key(&spec.uid);
         let fresh = || Entry { state: ObservedState::Created, starts: 0, record: spec.record.clone(), script: Script::default() };
         containers.entry(spec.uid.clone()).or_insert_with(fresh);
-        Sandbox { network_namespace: None, created }
+        // Any descriptor will do: the network's twin does not look at it.
+        let network_namespace = if spec.own_network { std::fs::File::open("/dev/null").ok().map(Into::into) } else { None };
+        Sandbox { network_namespace, created }
     }
 
     fn set_record(&self, uid: &ContainerUid, record: &serde_json::Value) -> Result<(), RuntimeError> {
