@@ -40,6 +40,8 @@ use lock::{Lock, Taken};
 
 type HttpBody = axum::body::Body;
 
+/// Between two looks at whether the server is ready.
+const READY_PAUSE: Duration = Duration::from_millis(10);
 /// How long the parts may take to end after SIGTERM.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -68,6 +70,7 @@ pub(crate) async fn run(config: EngineConfig) -> anyhow::Result<()> {
         tokio::spawn(gantry_controllers::run(client, settings, stop.clone()))
     };
     let agent = tokio::spawn(agent.run(stop.clone()));
+    until_ready(&router, &stop).await;
     journal::say(&ready);
     notify::tell("READY=1");
 
@@ -85,6 +88,19 @@ pub(crate) async fn run(config: EngineConfig) -> anyhow::Result<()> {
     }
     cache.close().await;
     Ok(())
+}
+
+/// Waits until the server calls itself ready, or the engine is to stop: whoever applies after our word must find the namespace to apply to.
+async fn until_ready(router: &axum::Router, stop: &CancellationToken) {
+    while !stop.is_cancelled() {
+        let mut request = Request::new(HttpBody::empty());
+        *request.uri_mut() = http::Uri::from_static("/readyz");
+        request.extensions_mut().insert(Identity::controllers());
+        if router.clone().oneshot(request).await.is_ok_and(|response| response.status().is_success()) {
+            return;
+        }
+        let _ = tokio::time::timeout(READY_PAUSE, stop.cancelled()).await;
+    }
 }
 
 fn take_locks(config: &EngineConfig) -> anyhow::Result<[Lock; 2]> {
