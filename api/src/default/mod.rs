@@ -88,7 +88,7 @@ mod tests {
         assert_eq!(spec["stop"]["gracePeriodSeconds"], 10);
         assert_eq!(spec["logs"], json!({"maxSizeBytes": 64 << 20, "maxFiles": 4}));
         assert_eq!(spec["securityContext"]["allowPrivilegeEscalation"], true);
-        assert_eq!(spec["ports"][0], json!({"containerPort": 80, "hostPort": 8080, "exposure": "Loopback", "protocol": "TCP"}));
+        assert_eq!(spec["ports"][0], json!({"containerPort": 80, "hostPort": 8080}));
         assert!(spec.get("hostname").is_none() && spec.get("user").is_none() && object.get("unknown").is_none());
     }
 

@@ -204,11 +204,18 @@ pub struct ContainerPort {
     #[serde(default, rename = "hostIP", skip_serializing_if = "Option::is_none")]
     pub host_ip: Option<String>,
     /// From where the port can be reached. Default: `Loopback`.
-    #[serde(default)]
+    // Not written when it is the default: kubectl's merge patch replaces lists whole, and would find a difference at every apply.
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "Loopback"))]
     pub exposure: Exposure,
     /// Default: `TCP`.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "is_default")]
+    #[schemars(extend("default" = "TCP"))]
     pub protocol: Protocol,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Membership of one network.
