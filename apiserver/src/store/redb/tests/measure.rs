@@ -4,8 +4,14 @@ use std::time::Instant;
 
 use super::*;
 use crate::cache::{Cache, CacheConfig};
+use crate::store::conformance::{index, object};
 
 const DATA: usize = 900;
+
+/// As `put` of the conformance suite, which repeats the data in the index: here the index is as small as real ones.
+fn put(name: &str, expect: Expect, data: &str) -> Op {
+    Op::Put { key: key(name), expect, value: object(name, data), index: index("web") }
+}
 
 /// One put after another, each of one writer's own object.
 async fn write(cache: Arc<Cache>, name: String, puts: u64) -> Vec<u128> {
@@ -68,4 +74,59 @@ async fn measure_a_start_with_many_objects() {
     let start = Instant::now();
     let listed = cache.list("gantry.dev/containers", &crate::cache::Selection::default()).0.len();
     println!("list of {listed}: {:?}", start.elapsed());
+}
+
+/// What the file takes beside what is in it: after a bulk load, after as many changes again, and after all is deleted.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn measure_the_growth_of_the_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let data = "x".repeat(DATA);
+    let commits: u64 = std::env::var("MEASURE_COMMITS").ok().and_then(|text| text.parse().ok()).unwrap_or(100);
+    let names = |n: u64| (0..1_000).map(move |m| format!("{n}-{m}"));
+    let mut revisions: Vec<Vec<Revision>> = Vec::new();
+    let store = open(&dir);
+    for n in 0..commits {
+        revisions.push(store.commit(names(n).map(|name| put(&name, Expect::Absent, &data)).collect()).await.unwrap());
+    }
+    store.close().await;
+    drop(store);
+    tell("objects of 1 KiB made, 1,000 in a commit", &dir);
+
+    let store = open(&dir);
+    for n in 0..commits {
+        let known = std::mem::take(&mut revisions[n as usize]);
+        let ops = names(n).zip(known).map(|(name, at)| put(&name, Expect::At(at), &data)).collect();
+        revisions[n as usize] = store.commit(ops).await.unwrap();
+    }
+    store.close().await;
+    drop(store);
+    tell("each changed once", &dir);
+
+    let store = open(&dir);
+    for n in 0..commits {
+        let known = std::mem::take(&mut revisions[n as usize]);
+        let ops = names(n).zip(known).map(|(name, at)| delete(&name, at.0)).collect();
+        store.commit(ops).await.unwrap();
+    }
+    store.close().await;
+    drop(store);
+    tell("all deleted", &dir);
+}
+
+fn tell(when: &str, dir: &TempDir) {
+    use std::os::unix::fs::MetadataExt as _;
+    let path = dir.path().join("store.redb");
+    let file = std::fs::metadata(&path).unwrap();
+    let database = redb::Database::open(&path).unwrap();
+    let stats = database.begin_write().unwrap().stats().unwrap();
+    let mib = |bytes: u64| bytes / (1024 * 1024);
+    println!(
+        "{when}: file {} MiB, on disk {} MiB, pages in use {} MiB, stored {} MiB, fragmented {} MiB",
+        mib(file.len()),
+        mib(file.blocks() * 512),
+        mib(stats.allocated_pages() * 4096),
+        mib(stats.stored_bytes()),
+        mib(stats.fragmented_bytes()),
+    );
 }
