@@ -2,7 +2,11 @@
 //!
 //! Every test has its own directory, instance name and network namespace, and takes everything away again, also when it fails.
 
-#![expect(clippy::disallowed_methods, reason = "the harness starts real programs and waits for what no watch tells of")]
+#![expect(
+    clippy::disallowed_methods,
+    clippy::print_stderr,
+    reason = "the harness starts real programs and waits for what no watch tells of"
+)]
 
 pub mod host;
 pub mod registry;

@@ -146,6 +146,7 @@ mod tests {
         Wish::Present { state: DesiredState::Running, restart_policy }
     }
 
+    #[expect(clippy::needless_pass_by_value, reason = "tables read better")]
     fn step(wish: Wish, state: Option<ObservedState>, record: Option<&Record>, effect: Effect) -> Step {
         plan(wish, Here { state: state.as_ref(), record, changes: &[change(effect)] })
     }
