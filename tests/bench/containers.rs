@@ -205,7 +205,13 @@ fn podman_once(host: &Host, table: &mut Table) -> anyhow::Result<()> {
     let podman = |arguments: &[&str]| -> anyhow::Result<bool> {
         let root = host.dir().join("podman");
         let mut command = host.command("podman");
-        command.arg("--root").arg(&root).arg("--runroot").arg(root.join("run")).args(["--cgroup-manager=cgroupfs", "--runtime=runc"]).args(arguments);
+        command
+            .arg("--root")
+            .arg(&root)
+            .arg("--runroot")
+            .arg(root.join("run"))
+            .args(["--cgroup-manager=cgroupfs", "--runtime=runc"])
+            .args(arguments);
         Ok(command.stdout(Stdio::null()).stderr(Stdio::null()).status()?.success())
     };
     if !podman(&["image", "exists", IMAGE])? && !podman(&["load", "-i", &host.dir().join("busybox.tar").display().to_string()])? {

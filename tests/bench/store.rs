@@ -85,13 +85,17 @@ impl Etcd {
     /// The same number of writes by `curl`, which keeps its connections, in as many processes as writers.
     fn writes(&mut self, host: &Host, writers: usize, table: &mut Table) -> anyhow::Result<()> {
         let each = WRITES / writers;
-        let body = json!({"key": STANDARD.encode("bench"), "value": STANDARD.encode("x".repeat(1024))}).to_string();
+        let value = STANDARD.encode("x".repeat(1024));
         let mut children = Vec::new();
         let begin = Instant::now();
         for writer in 0..writers {
             let config = host.dir().join(format!("etcd-{writer}.curl"));
-            let one = format!("url = \"{ETCD}/v3/kv/put\"\ndata = {}\noutput = /dev/null\nwrite-out = \"%{{time_total}}\\n\"\n", json!(body));
-            std::fs::write(&config, vec![one; each].join("next\n"))?;
+            let puts = (0..each).map(|n| {
+                let body = json!({"key": STANDARD.encode(format!("w{writers}-{writer}-{n}")), "value": value}).to_string();
+                format!("url = \"{ETCD}/v3/kv/put\"\ndata = {}\noutput = /dev/null\nwrite-out = \"%{{time_total}}\\n\"\n", json!(body))
+            });
+            let text = puts.collect::<Vec<_>>().join("next\n");
+            std::fs::write(&config, text)?;
             children.push(host.command("curl").arg("-sS").arg("-K").arg(&config).stdout(std::process::Stdio::piped()).spawn()?);
         }
         let mut took = Vec::new();
