@@ -1,5 +1,7 @@
 //! All controllers together, against the real API server in process over a store in memory, on paused time.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 mod server;
 
 use std::collections::BTreeSet;

@@ -1,6 +1,8 @@
 //! `kill -9` of the engine at random moments of an apply/delete workload: no acknowledged object is lost, no container is disturbed,
 //! and at the end nothing is left on the host.
 
+#![expect(clippy::disallowed_methods, reason = "a test runs real programs, and waits for what no watch tells of")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -1,5 +1,7 @@
 //! Unmodified kubectl against the TLS listener: every binary of 1.29 and later that is found on PATH, beside it, or in `KUBECTLS`.
 
+#![expect(clippy::disallowed_methods, reason = "a test runs real programs, and waits for what no watch tells of")]
+
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! The main job: manifests in, a running, reachable, persistent, self-healing container out, and nothing left afterwards.
 
+#![expect(clippy::disallowed_methods, reason = "a test runs real programs, and waits for what no watch tells of")]
+
 use gantry_tests::host::{Host, PATIENCE, run};
 use gantry_tests::state::HostState;
 use gantry_tests::wait::until;

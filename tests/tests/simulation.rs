@@ -4,6 +4,8 @@
 //! networks, layers and volumes are the agent's own twins in memory, and images come from a registry that is only pretended.
 //! After each step no container may run twice; at the end all must be as wished, and nothing may write any more.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -107,7 +109,7 @@ impl Puller {
         let status = serde_json::to_value(image.status.clone().unwrap_or_default()).unwrap();
         let resolver = status["resolverNodeName"] == self.node;
         let resolved = status["observedGeneration"].as_i64() == Some(image.generation());
-        if !resolver && !(needed && resolved) {
+        if !(resolver || needed && resolved) {
             return;
         }
         let reference = image.spec.source.registry.as_ref().unwrap().reference.clone();

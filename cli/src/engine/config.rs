@@ -102,8 +102,8 @@ impl InstanceArgs {
 
     /// With defaults, checked.
     pub(crate) fn resolve(self) -> anyhow::Result<(PathBuf, PathBuf, String)> {
-        let data_dir = absolute(self.data_dir.unwrap_or_else(|| "/var/lib/gantry".into()))?;
-        let run_dir = absolute(self.run_dir.unwrap_or_else(|| "/run/gantry".into()))?;
+        let data_dir = absolute(&self.data_dir.unwrap_or_else(|| "/var/lib/gantry".into()))?;
+        let run_dir = absolute(&self.run_dir.unwrap_or_else(|| "/run/gantry".into()))?;
         let instance = self.instance.unwrap_or_else(|| "gantry".to_owned());
         let plain = instance.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit());
         anyhow::ensure!(plain && (1..=8).contains(&instance.len()), "--instance `{instance}`: use 1 to 8 of a-z and 0-9");
@@ -161,8 +161,8 @@ fn addresses(listen: &[String]) -> anyhow::Result<Vec<SocketAddr>> {
     listen.iter().map(parse).collect()
 }
 
-fn absolute(path: PathBuf) -> anyhow::Result<PathBuf> {
-    std::path::absolute(&path).map_err(|error| anyhow::anyhow!("`{}`: {error}", path.display()))
+fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
+    std::path::absolute(path).map_err(|error| anyhow::anyhow!("`{}`: {error}", path.display()))
 }
 
 fn host_name() -> anyhow::Result<String> {
