@@ -1,5 +1,7 @@
 //! Bad input gets a clear error, and nothing is lost.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
 use gantry_tests::host::{Host, busybox_archive, condition, reason};
 use gantry_tests::registry::Registry;
 use serde_json::Value;

@@ -1,5 +1,7 @@
 //! The engine's disk fills up: writes are refused with a sentence, everything else goes on, and space is all that it takes to recover.
 
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test runs real programs, and fails by panicking")]
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 

@@ -4,7 +4,7 @@
 //! networks, layers and volumes are the agent's own twins in memory, and images come from a registry that is only pretended.
 //! After each step no container may run twice; at the end all must be as wished, and nothing may write any more.
 
-#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test fails by panicking")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -328,7 +328,7 @@ fn manifest(index: usize, edit: &Edit) -> Value {
         2 => json!([{"name": "back"}]),
         _ => json!([]),
     };
-    let ports = if index % 6 == 0 { json!([{"containerPort": 80, "hostPort": 0}]) } else { json!([]) };
+    let ports = if index.is_multiple_of(6) { json!([{"containerPort": 80, "hostPort": 0}]) } else { json!([]) };
     let mut spec = json!({
         "image": format!("registry.test/app:{}", (index as u32 + edit.image) % 3),
         "command": [program(index)],
