@@ -1,6 +1,6 @@
 //! Unmodified kubectl against the TLS listener: every binary of 1.29 and later that is found on PATH, beside it, or in `KUBECTLS`.
 
-#![expect(clippy::disallowed_methods, reason = "a test runs real programs, and waits for what no watch tells of")]
+#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test runs real programs, and waits for what no watch tells of")]
 
 use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
@@ -28,7 +28,7 @@ fn kubectls() -> Vec<(PathBuf, u32)> {
         if versions.is_empty() {
             candidates.insert(target);
         } else {
-            candidates.extend(versions)
+            candidates.extend(versions);
         }
     }
     let found = candidates.into_iter().filter_map(|path| Some((minor(&path)?, path))).map(|(minor, path)| (path, minor));

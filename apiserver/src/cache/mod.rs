@@ -1,6 +1,6 @@
 //! The watch cache: every current object and the recent changes, in memory.
 //!
-//! One task follows the store's log in order ([`feed`]); every read and every watch of the API is answered from here. An event
+//! One task follows the store's log in order (`feed`); every read and every watch of the API is answered from here. An event
 //! arrives encoded once and is shared by all who see it: lists, pages and watch frames hold the same bytes.
 //!
 //! * Reads are fresh: a commit goes through [`Cache::commit`], which returns when its changes can be read here.
