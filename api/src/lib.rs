@@ -7,7 +7,7 @@
 //! * [`registry`]: the one list of kinds; discovery, OpenAPI, tables and the command line come from it.
 //! * [`meta`]: object metadata, keys and conditions.
 //! * [`quantity`]: Kubernetes resource quantities.
-//! * [`reference`]: image references.
+//! * [`mod@reference`]: image references.
 //! * [`schema`]: structural OpenAPI schemas, checking and pruning.
 //! * [`validate`]: the rules that go beyond types.
 //! * [`patch`]: JSON, merge, strategic merge and apply patches, and the record of who owns which field.
