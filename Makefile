@@ -21,10 +21,12 @@ quickstart-clean: ## stop the quickstart's engine and take everything of it off 
 
 test: setup lint doc ## format check, clippy, docs, all suites (as root)
 	@dev/root-only test
+	$(CARGO) build --bin gantry
 	$(CARGO) nextest run --workspace --no-fail-fast
 
 test-full: setup ## the suites with the full counts of kills, seeds and races (as root)
 	@dev/root-only test-full
+	$(CARGO) build --bin gantry
 	GANTRY_TEST_FULL=1 $(CARGO) nextest run --workspace --no-fail-fast --run-ignored all
 
 test-vm: setup ## the quickstart in a stock Debian VM: systemd, pure cgroup v2, restart and reboot
