@@ -105,7 +105,7 @@ pub async fn run(context: Context, stop: CancellationToken) -> Result<(), crate:
     });
     let runtime_events = shared.context.drivers.runtime.events();
     let network_events = shared.context.drivers.network.events();
-    let mut dispatch = Dispatch { shared, workers: BTreeMap::new(), tasks: JoinSet::new(), stop: stop.clone() };
+    let mut dispatch = Dispatch { shared, workers: BTreeMap::new(), networks: BTreeMap::new(), tasks: JoinSet::new(), stop: stop.clone() };
     let names = tokio::spawn(names::run(dispatch.shared.clone(), stop.clone()));
     dispatch.adopt().await?;
     dispatch.follow(runtime_events, network_events).await;
@@ -119,6 +119,8 @@ pub async fn run(context: Context, stop: CancellationToken) -> Result<(), crate:
 struct Dispatch {
     shared: Arc<Shared>,
     workers: BTreeMap<ContainerUid, Handle>,
+    /// Uids of the Networks as last seen.
+    networks: BTreeMap<ObjectKey, String>,
     tasks: JoinSet<ContainerUid>,
     stop: CancellationToken,
 }
@@ -195,7 +197,10 @@ impl Dispatch {
                 Some(key) = containers.recv() => self.container_changed(&key),
                 Some(key) = leaving.recv() => self.container_left(&key),
                 Some(key) = images.recv() => self.wake_namespace(&key.namespace),
-                Some(key) = networks.recv() => self.wake_namespace(&key.namespace),
+                Some(key) = networks.recv() => {
+                    self.network_changed(&key).await;
+                    self.wake_namespace(&key.namespace);
+                }
                 Some(key) = volumes.recv() => self.wake_namespace(&key.namespace),
                 event = runtime.recv() => self.runtime_event(event),
                 event = network.recv() => self.network_event(event),
@@ -221,6 +226,19 @@ impl Dispatch {
         let leaving = self.shared.context.informers.leaving.get(key).filter(|object| object.has_finalizer(AGENT_FINALIZER));
         if let Some(uid) = leaving.and_then(|object| ContainerUid::new(object.uid())) {
             self.ensure_worker(uid, key.clone());
+        }
+    }
+
+    /// A Network that is gone, or was made anew under its name, leaves no bridge behind: its subnet may be given out again.
+    async fn network_changed(&mut self, key: &ObjectKey) {
+        let now = self.shared.context.informers.networks.get(key).map(|network| network.uid().to_owned());
+        let before = match &now {
+            Some(uid) => self.networks.insert(key.clone(), uid.clone()),
+            None => self.networks.remove(key),
+        };
+        let Some(gone) = before.filter(|before| now.as_ref() != Some(before)) else { return };
+        if let Err(error) = self.shared.context.drivers.network.remove_network(&gone).await {
+            warn!(network = %key, error = chain(&error), "remove the bridge of a network that is gone");
         }
     }
 
