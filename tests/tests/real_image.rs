@@ -1,6 +1,6 @@
 //! A real server from a real image of several layers, pulled from a real registry: served through a published port, its data kept.
 
-#![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test runs real programs, and fails by panicking")]
+#![expect(clippy::disallowed_methods, reason = "a test runs real programs")]
 
 use std::path::Path;
 use std::process::Command;
