@@ -8,7 +8,7 @@
 //! * links: bridges `<instance up to 6 characters>-<8 hex of the network uid>` with the alias `<instance> network <uid>`, veths with the
 //!   container's uid as theirs.
 //! * IPv4 ports on loopback need no process on the path: DNAT at the output hook, `route_localnet` on the bridge, masquerade, hairpin.
-//! * names and the `::1` proxy: `gantry-netd`, which reads its table from a file in the run directory and outlives the engine.
+//! * names: `gantry-netd`, which reads its table from a file in the run directory and outlives the engine.
 
 pub mod bridge;
 mod firewall;
