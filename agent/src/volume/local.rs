@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use super::{VolumeDriver, VolumeError, VolumeWish};
+use super::{VolumeDriver, VolumeError, VolumeWish, remove_tree};
 
 /// Directory of deleted volumes whose data was kept.
 const RETAINED: &str = "retained";
@@ -81,13 +81,6 @@ impl LocalVolumes {
             return Ok(self.dir.join(uid));
         }
         Err(VolumeError::Unsupported { what: format!("volume uid `{uid}`"), reason: "it is no plain name".to_owned() })
-    }
-}
-
-fn remove_tree(path: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Data that outlives containers.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use futures_util::future::BoxFuture;
 
@@ -53,4 +53,12 @@ pub enum VolumeError {
         #[source]
         source: io::Error,
     },
+}
+
+/// Removes a directory with everything below; one that is not there is no error.
+fn remove_tree(path: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }

@@ -11,6 +11,8 @@ use nix::fcntl::OFlag;
 use nix::sys::stat::{Mode, SFlag};
 use nix::sys::time::TimeSpec;
 
+use super::remove_tree;
+
 /// Beside the data: the volume was used before, nothing is copied any more.
 const MARKER: &str = "populated";
 
@@ -152,13 +154,6 @@ fn copy_attributes(metadata: &std::fs::Metadata, to: &Path) -> io::Result<()> {
     let path = CString::new(to.as_os_str().as_encoded_bytes())?;
     let here = nix::fcntl::AT_FDCWD;
     Ok(nix::sys::stat::utimensat(here, path.as_c_str(), &accessed, &modified, nix::sys::stat::UtimensatFlags::NoFollowSymlink)?)
-}
-
-fn remove_tree(path: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

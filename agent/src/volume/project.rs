@@ -5,6 +5,8 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::Path;
 
+use super::remove_tree;
+
 /// Writes each key as a file of `dir`, below `parent`, which only root can enter. What was there before is replaced.
 ///
 /// # Errors
@@ -24,13 +26,6 @@ pub fn write(parent: &Path, dir: &Path, data: &BTreeMap<String, Vec<u8>>) -> io:
     }
     remove_tree(dir)?;
     std::fs::rename(&making, dir)
-}
-
-fn remove_tree(path: &Path) -> io::Result<()> {
-    match std::fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]
