@@ -3,13 +3,12 @@
 //! All are pure functions over JSON. What they get is bounded by the caller's limit on bodies; what they make is bounded here.
 
 mod apply;
-mod fields;
 mod json_patch;
 mod merge;
+mod shape;
 mod strategic;
 
-pub use apply::{Writer, apply, track_update};
-pub use fields::Conflict;
+pub use apply::{Conflict, Writer, apply, track_update};
 pub use json_patch::json_patch;
 pub use merge::merge_patch;
 pub use strategic::strategic_merge;
@@ -63,7 +62,7 @@ pub enum PatchError {
         message: String,
     },
     /// Other managers own fields that the apply would change: 409.
-    #[error("{}", fields::conflict_message(.0))]
+    #[error("{}", apply::conflict_message(.0))]
     Conflicts(Vec<Conflict>),
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::fields::{items, member};
+use super::shape::{items, member};
 use super::{PatchError, bounded};
 
 /// The object with the patch merged in.

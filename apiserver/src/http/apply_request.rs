@@ -40,6 +40,7 @@ struct Item {
     namespace: String,
     name: String,
     config: Decoded,
+    warnings: Vec<String>,
 }
 
 /// What becomes of one object.
@@ -155,8 +156,8 @@ fn item(object: &Value, options: &WriteOptions) -> Result<Item, ApiError> {
         (true, given) => given,
     };
     let config = Decoded { value: object.clone(), duplicates: Vec::new() };
-    let config = check_config(kind, namespace, &name, options, config)?;
-    Ok(Item { kind, namespace: namespace.to_owned(), name, config })
+    let (config, warnings) = check_config(kind, namespace, &name, options, config)?;
+    Ok(Item { kind, namespace: namespace.to_owned(), name, config, warnings })
 }
 
 fn one(server: &AppState, identity: &Identity, item: &Item, declared: &BTreeSet<String>, options: &WriteOptions) -> Result<Plan, ApiError> {
@@ -196,7 +197,12 @@ fn one(server: &AppState, identity: &Identity, item: &Item, declared: &BTreeSet<
     check_write(identity, kind, Part::Main, old.as_ref(), &prepared.object)?;
     claims::check(&server.cache, kind, &prepared.object)?;
     let op = operation(kind, &prepared, expect)?;
-    Ok(Plan { result: result(kind, old.as_ref(), &prepared), op, check })
+    let mut result = result(kind, old.as_ref(), &prepared);
+    let warnings: Vec<String> = item.warnings.iter().chain(&prepared.warnings).cloned().collect();
+    if !warnings.is_empty() {
+        result["warnings"] = warnings.into();
+    }
+    Ok(Plan { result, op, check })
 }
 
 fn result(kind: &KindInfo, old: Option<&Value>, prepared: &Prepared) -> Value {

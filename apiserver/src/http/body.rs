@@ -81,6 +81,8 @@ pub(crate) fn yaml(bytes: &[u8]) -> Result<Decoded, ApiError> {
         return Ok(decoded);
     }
     let options = serde_saphyr::options! {
+        // Both are seen; whether that is refused is for `fieldValidation` to say.
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
         strict_booleans: true,
         legacy_octal_numbers: true,
         budget: serde_saphyr::budget! {
@@ -91,9 +93,12 @@ pub(crate) fn yaml(bytes: &[u8]) -> Result<Decoded, ApiError> {
             max_documents: 1,
         },
     };
-    let value = serde_saphyr::from_str_with_options::<Value>(text, options)
-        .map_err(|error| ApiError::bad_request(format!("the body is not valid YAML: {error}")))?;
-    Ok(Decoded { value, duplicates: Vec::new() })
+    let mut duplicates = Vec::new();
+    let value = serde_saphyr::with_deserializer_from_str_with_options(text, options, |deserializer| {
+        Tracked { path: String::new(), duplicates: &mut duplicates }.deserialize(deserializer)
+    });
+    let value = value.map_err(|error| ApiError::bad_request(format!("the body is not valid YAML: {error}")))?;
+    Ok(Decoded { value, duplicates })
 }
 
 /// Builds a [`Value`] and notes fields that stand twice.

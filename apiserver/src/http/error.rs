@@ -2,6 +2,7 @@
 
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
+use gantry_api::patch::Conflict;
 use gantry_api::registry::KindInfo;
 use gantry_api::validate::{FieldError, FieldErrorReason};
 use serde_json::{Map, Value, json};
@@ -135,24 +136,10 @@ impl ApiError {
         Self::conflict(kind, name, "the object has been modified; please apply your changes to the latest version and try again")
     }
 
-    /// 409 of a server-side apply over fields of others. `conflicts` are pairs of manager and path.
-    pub fn apply_conflict(conflicts: &[(String, String)]) -> Self {
-        let message = match conflicts {
-            [(manager, path)] => format!("Apply failed with 1 conflict: conflict with {manager}: {path}"),
-            many => {
-                let mut text = format!("Apply failed with {} conflicts:", many.len());
-                let mut last = None;
-                for (manager, path) in many {
-                    if last != Some(manager) {
-                        text.push_str(&format!(" conflicts with {manager}:\n"));
-                        last = Some(manager);
-                    }
-                    text.push_str(&format!("- {path}\n"));
-                }
-                text.trim_end().to_owned()
-            }
-        };
-        let cause = |(manager, path): &(String, String)| json!({"reason": "FieldManagerConflict", "message": format!("conflict with {manager}"), "field": path});
+    /// 409 of a server-side apply over fields of others.
+    pub fn apply_conflict(message: String, conflicts: &[Conflict]) -> Self {
+        let cause =
+            |c: &Conflict| json!({"reason": "FieldManagerConflict", "message": format!("conflict with {}", c.manager), "field": c.field});
         Self::new(StatusCode::CONFLICT, "Conflict", message).with_causes(conflicts.iter().map(cause).collect())
     }
 

@@ -59,7 +59,11 @@ pub(super) async fn patch(target: &Target, name: &str, part: Part, body: Body) -
 /// Server-side apply: what the manager wishes becomes exactly what it owns. Creates the object when there is none.
 async fn applied(target: &Target, name: &str, part: Part, options: &WriteOptions, config: Decoded) -> Result<Written, ApiError> {
     let (kind, namespace) = (target.kind, target.namespace());
-    let config = check_config(kind, namespace, name, options, config)?;
+    let (config, warnings) = check_config(kind, namespace, name, options, config)?;
+    let warned = |mut written: Written| {
+        written.warnings.extend(warnings.clone());
+        written
+    };
     for _ in 0..MAX_ATTEMPTS {
         let exists = target.server.cache.get(&key(kind, namespace, name)).is_some();
         let tried = if exists {
@@ -77,13 +81,14 @@ async fn applied(target: &Target, name: &str, part: Part, options: &WriteOptions
             // Made or removed by somebody else in between: look again.
             Err(error) if exists && error.code == StatusCode::NOT_FOUND && part == Part::Main => {}
             Err(error) if !exists && error.reason == "AlreadyExists" => {}
-            result => return result,
+            result => return result.map(warned),
         }
     }
     Err(ApiError::modified(kind, name))
 }
 
-/// What an applied configuration must be before it is looked at.
+/// What an applied configuration must be before it is looked at. Answers it without fields that the kind does not have, which nobody
+/// can own, and the warnings about them.
 ///
 /// # Errors
 /// 400 and 422.
@@ -93,7 +98,7 @@ pub(super) fn check_config(
     name: &str,
     options: &WriteOptions,
     mut config: Decoded,
-) -> Result<Decoded, ApiError> {
+) -> Result<(Decoded, Vec<String>), ApiError> {
     if !options.manager_given {
         return Err(ApiError::invalid_options("PatchOptions", "fieldManager", FieldErrorReason::Required, "is required for apply patch"));
     }
@@ -101,7 +106,8 @@ pub(super) fn check_config(
         return Err(ApiError::bad_request("metadata.managedFields must be nil"));
     }
     decoding::identify(kind, &mut config.value, namespace, Some(name))?;
-    Ok(config)
+    let warnings = decoding::known(kind, &mut config.value, options.strictness(kind))?;
+    Ok((config, warnings))
 }
 
 fn apply_to(target: &Target, old: Option<&Value>, config: &Decoded, part: Part, options: &WriteOptions) -> Result<Decoded, ApiError> {
@@ -122,9 +128,7 @@ pub(super) fn failure(kind: &KindInfo, name: &str, error: PatchError) -> ApiErro
         PatchError::Malformed(_) => ApiError::bad_request(error.to_string()),
         PatchError::TooManyOperations(_) => ApiError::too_large(error.to_string()),
         PatchError::Invalid { path, message } => invalid(&path, message),
-        PatchError::Conflicts(conflicts) => {
-            ApiError::apply_conflict(&conflicts.into_iter().map(|c| (c.manager, c.field)).collect::<Vec<_>>())
-        }
+        PatchError::Conflicts(ref conflicts) => ApiError::apply_conflict(error.to_string(), conflicts),
         PatchError::TooDeep | PatchError::TooLarge(_) | PatchError::TestFailed { .. } | PatchError::MissingPath { .. } => {
             invalid("patch", error.to_string())
         }

@@ -99,6 +99,27 @@ pub(crate) fn strict(kind: &KindInfo, object: &mut Value, duplicates: &[String],
     Ok(if strictness == Strictness::Warn { problems } else { Vec::new() })
 }
 
+/// Refuses or drops what the kind does not have, in a part of an object, where required fields may be missing. Answers the warnings.
+///
+/// # Errors
+/// 400 under [`Strictness::Strict`], with every path.
+pub(crate) fn known(kind: &KindInfo, part: &mut Value, strictness: Strictness) -> Result<Vec<String>, ApiError> {
+    let schema = (kind.schema)();
+    let errors: Vec<FieldError> = schema::check(schema, part).into_iter().filter(|e| e.reason != FieldErrorReason::Required).collect();
+    let unknown = |e: &&FieldError| e.reason == FieldErrorReason::Unknown;
+    let problems: Vec<String> = errors.iter().filter(unknown).map(|e| format!("unknown field {:?}", e.path)).collect();
+    if problems.is_empty() {
+        return Ok(problems);
+    }
+    if strictness == Strictness::Strict {
+        let wrong = errors.iter().filter(|e| !unknown(e)).map(|e| format!("{}: {}", e.path, e.message));
+        let texts: Vec<String> = problems.into_iter().chain(wrong).collect();
+        return Err(ApiError::strict_decoding(kind, &texts, &errors));
+    }
+    schema::prune(schema, part);
+    Ok(if strictness == Strictness::Warn { problems } else { Vec::new() })
+}
+
 /// Applies the defaults.
 ///
 /// # Errors

@@ -120,7 +120,7 @@ pub(crate) fn prepare_update(
     let warnings = decoding::strict(kind, &mut new, duplicates, strictness)?;
     let mut object = match part {
         Part::Main => merge_main(kind, old, new)?,
-        Part::Status => merge_status(old, &mut new),
+        Part::Status => merge_status(old, &mut new, writer.is_none()),
         Part::Finalize => merge_finalizers(old, &new),
         Part::Binding => new,
     };
@@ -176,28 +176,23 @@ fn merge_main(kind: &KindInfo, old: &Value, mut new: Value) -> Result<Value, Api
         };
     }
     meta.remove("selfLink");
-    // Leaving the field out keeps it; an explicit empty list clears it.
-    match meta.get("managedFields") {
-        None | Some(Value::Null) => {
-            if let Some(fields) = stored.get("managedFields") {
-                meta.insert("managedFields".into(), fields.clone());
-            }
+    // Leaving the field out keeps it; what an explicit value means is for the record of owners to say.
+    if meta.get("managedFields").is_none_or(Value::is_null) || !is_tracked(kind) {
+        match stored.get("managedFields") {
+            Some(fields) => drop(meta.insert("managedFields".into(), fields.clone())),
+            None => drop(meta.remove("managedFields")),
         }
-        Some(Value::Array(entries)) if entries.iter().all(|e| e.as_object().is_some_and(Map::is_empty)) => {
-            meta.remove("managedFields");
-        }
-        Some(_) => {}
     }
     Ok(new)
 }
 
-fn merge_status(old: &Value, new: &mut Value) -> Value {
+/// Of a write of the status only the status counts, and what an apply recorded of it.
+fn merge_status(old: &Value, new: &mut Value, applied: bool) -> Value {
     let mut object = old.clone();
     let status = new.get_mut("status").map(Value::take).filter(|s| !s.is_null());
     set_field(&mut object, "status", status);
-    let managed = new.get("metadata").and_then(|m| m.get("managedFields")).filter(|m| m.as_array().is_some_and(|m| !m.is_empty()));
-    if let Some(managed) = managed {
-        set_meta(&mut object, "managedFields", Some(managed.clone()));
+    if applied && let Some(managed) = new.get_mut("metadata").and_then(|m| m.get_mut("managedFields")) {
+        set_meta(&mut object, "managedFields", Some(managed.take()));
     }
     object
 }
@@ -226,26 +221,29 @@ fn check_terminating(kind: &KindInfo, old: &Value, new: &Value) -> Result<(), Ap
 
 /// Whether anything outside metadata and status differs.
 fn content_differs(kind: &KindInfo, old: &Value, new: &Value) -> bool {
-    let empty = Map::new();
-    let content = |object: &Value| {
-        let fields = object.as_object().unwrap_or(&empty).iter();
-        let kept = fields.filter(|(name, _)| *name != "metadata" && !(kind.has_status && *name == "status"));
-        kept.map(|(name, value)| (name.clone(), value.clone())).collect::<Map<_, _>>()
-    };
-    content(old) != content(new)
+    differ_besides(old, new, |name| name == "metadata" || (kind.has_status && name == "status"))
+}
+
+/// Whether two objects differ in a member that `left_out` does not name.
+fn differ_besides(old: &Value, new: &Value, left_out: impl Fn(&str) -> bool) -> bool {
+    let (Some(old), Some(new)) = (old.as_object(), new.as_object()) else { return old != new };
+    let gone = old.keys().any(|name| !left_out(name) && !new.contains_key(name));
+    gone || new.iter().any(|(name, value)| !left_out(name) && old.get(name) != Some(value))
 }
 
 /// Whether a write would change nothing but times of managed fields.
 fn same(old: &Value, new: &Value) -> bool {
-    let plain = |object: &Value| {
-        let mut object = object.clone();
-        if let Some(meta) = meta_mut(&mut object) {
-            meta.remove("resourceVersion");
-            for entry in meta.get_mut("managedFields").and_then(Value::as_array_mut).into_iter().flatten() {
-                set_field(entry, "time", None);
-            }
-        }
-        object
-    };
-    plain(old) == plain(new)
+    if differ_besides(old, new, |name| name == "metadata") {
+        return false;
+    }
+    let (Some(before), Some(after)) = (old.get("metadata"), new.get("metadata")) else { return false };
+    if differ_besides(before, after, |name| matches!(name, "resourceVersion" | "managedFields")) {
+        return false;
+    }
+    let (before, after) = (owners(before), owners(after));
+    before.len() == after.len() && before.iter().zip(after).all(|(a, b)| !differ_besides(a, b, |name| name == "time"))
+}
+
+fn owners(metadata: &Value) -> &[Value] {
+    metadata.get("managedFields").and_then(Value::as_array).map_or(&[], Vec::as_slice)
 }

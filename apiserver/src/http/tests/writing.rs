@@ -268,6 +268,12 @@ async fn yaml_bodies() {
     for bad in ["a: [", "\u{0}", bomb.as_str(), "a: 1\n---\nb: 2\n"] {
         post(bad).await.is(400);
     }
+    let twice = yaml.replace("web}", "two}") + "  image: localhost/c:1\n";
+    let refused = post(&twice).await.is(400);
+    assert!(refused["message"].as_str().unwrap().contains("duplicate field \"spec.image\""), "{refused}");
+    let warned = api.call("POST", &format!("{CONTAINERS}?fieldValidation=Warn"), &[("content-type", "application/yaml")], twice).await;
+    assert_eq!(warned.headers["warning"], "299 - \"duplicate field \\\"spec.image\\\"\"");
+    assert_eq!(warned.is(201)["spec"]["image"], "localhost/c:1", "the last one counts");
 }
 
 #[tokio::test]

@@ -71,7 +71,7 @@ fn status_is_tracked_apart() {
     track_update(Some(&live), &mut new, schema(), &Writer { subresource: "status", ..by("agent") });
     let entries = new["metadata"]["managedFields"].as_array().unwrap();
     assert_eq!(entries.len(), 2);
-    assert_eq!(entries[1]["fieldsV1"], json!({"f:status": {"f:phase": {}}}));
+    assert_eq!(entries[1]["fieldsV1"], json!({"f:status": {".": {}, "f:phase": {}}}));
     assert_eq!(entries[1]["subresource"], "status");
 }
 
