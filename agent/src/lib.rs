@@ -23,7 +23,7 @@ pub mod image;
 pub mod logs;
 pub mod network;
 pub mod node;
-mod readiness;
+pub mod readiness;
 pub mod runtime;
 pub mod snapshot;
 pub mod stream;

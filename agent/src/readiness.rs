@@ -11,6 +11,6 @@ use tokio::io::unix::AsyncFd;
 /// # Errors
 /// When the poller refuses it, for instance a regular file.
 #[expect(deprecated, reason = "its replacement is unsafe because of types that lie about their descriptor; an OwnedFd cannot")]
-pub(crate) fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+pub fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     AsyncFd::with_interest(descriptor, Interest::READABLE)
 }

@@ -2,15 +2,20 @@
 
 use std::process::ExitCode;
 
+use crate::engine::config::InstanceArgs;
 use crate::engine::host;
 
 /// What the command takes.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {}
+pub(crate) struct Args {
+    #[command(flatten)]
+    instance: InstanceArgs,
+}
 
 /// Prints one line for each thing looked at; fails when something that the engine needs is missing.
-pub(crate) async fn run(_args: Args) -> anyhow::Result<ExitCode> {
-    let findings = tokio::task::spawn_blocking(host::examine).await?;
+pub(crate) async fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let (data_dir, ..) = args.instance.resolve()?;
+    let findings = tokio::task::spawn_blocking(move || host::examine(&data_dir)).await?;
     let width = findings.iter().map(|finding| finding.what.len()).max().unwrap_or(0);
     let mut text = String::new();
     for finding in &findings {

@@ -104,7 +104,7 @@ fn main() -> ExitCode {
 async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let global = cli.global;
     match cli.command {
-        Command::Serve(args) => serve::run(*args).await,
+        Command::Serve(args) => serve::run(&global, *args).await,
         Command::Teardown(args) => teardown::run(*args).await,
         Command::Doctor(args) => doctor::run(*args).await,
         Command::Apply(args) => apply::run(&global, args).await,

@@ -62,15 +62,28 @@ pub(crate) fn read(args: &FileArgs, namespace: &str) -> Result<Vec<Manifest>> {
         if paths.is_empty() {
             bail!("{file} holds no file that ends in .yaml, .yml or .json; name the file, or add --recursive");
         }
-        for path in paths {
-            let text = std::fs::File::open(&path).and_then(read_bounded).with_context(|| format!("read {}", path.display()))?;
-            parse(&text, &path.display().to_string(), namespace, &mut manifests)?;
-        }
+        read_paths(&paths, namespace, &mut manifests)?;
     }
     if manifests.is_empty() {
         bail!("no object found in {}", args.files.join(", "));
     }
     Ok(manifests)
+}
+
+/// Reads all objects of a folder and those below it, in the order of names; a folder without any is no mistake.
+pub(crate) fn read_folder(folder: &Path, namespace: &str) -> Result<Vec<Manifest>> {
+    let (mut paths, mut manifests) = (Vec::new(), Vec::new());
+    collect(folder, true, 0, &mut paths)?;
+    read_paths(&paths, namespace, &mut manifests)?;
+    Ok(manifests)
+}
+
+fn read_paths(paths: &[PathBuf], namespace: &str, manifests: &mut Vec<Manifest>) -> Result<()> {
+    for path in paths {
+        let text = std::fs::File::open(path).and_then(read_bounded).with_context(|| format!("read {}", path.display()))?;
+        parse(&text, &path.display().to_string(), namespace, manifests)?;
+    }
+    Ok(())
 }
 
 fn collect(path: &Path, recursive: bool, depth: usize, found: &mut Vec<PathBuf>) -> Result<()> {

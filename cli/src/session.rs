@@ -30,7 +30,7 @@ pub(crate) struct Global {
     /// Context of the kubeconfig
     #[arg(long, global = true, value_name = "NAME", help_heading = "Global options")]
     pub(crate) context: Option<String>,
-    /// How much to tell on stderr; 6 and more: each request
+    /// How much to tell on stderr; 6 and more: each request (a client), or what its parts do (the engine)
     #[arg(short, long, global = true, value_name = "LEVEL", num_args = 0..=1, require_equals = true, default_missing_value = "6",
         default_value_t = 0, hide_default_value = true, help_heading = "Global options")]
     pub(crate) verbose: u8,

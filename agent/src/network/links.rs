@@ -87,13 +87,17 @@ impl Links {
         let mut stream = Box::pin(self.handle.link().get().match_name(name.to_owned()).execute());
         match stream.try_next().await {
             Ok(found) => Ok(found.map(|message| read(&message))),
-            Err(rtnetlink::Error::NetlinkError(error)) if error.raw_code().abs() == nix::libc::ENODEV => Ok(None),
+            Err(error) if is_gone(&error) => Ok(None),
             Err(error) => Err(failed(&format!("looking for link {name}"), &error)),
         }
     }
 
+    /// Removes a link; one that has gone with its namespace meanwhile is removed.
     pub(crate) async fn delete(&self, link: &Link) -> Result<(), NetworkError> {
-        self.handle.link().del(link.index).execute().await.map_err(|error| failed(&format!("removing link {}", link.name), &error))
+        match self.handle.link().del(link.index).execute().await {
+            Err(error) if !is_gone(&error) => Err(failed(&format!("removing link {}", link.name), &error)),
+            _ => Ok(()),
+        }
     }
 
     /// Makes the bridge what it should be, and ours by its alias. True: something had to be changed.
@@ -319,6 +323,10 @@ pub(crate) fn hash(text: &str) -> u64 {
 fn mac_for(text: &str) -> [u8; 6] {
     let [a, b, c, d, e, ..] = hash(text).to_be_bytes();
     [0x02, a, b, c, d, e]
+}
+
+fn is_gone(error: &rtnetlink::Error) -> bool {
+    matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code().abs() == nix::libc::ENODEV)
 }
 
 fn failed(what: &str, error: &rtnetlink::Error) -> NetworkError {

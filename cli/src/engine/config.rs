@@ -35,6 +35,9 @@ pub(crate) struct ServeArgs {
     /// Name of this machine's Node object [default: the host name]
     #[arg(long, env = "GANTRY_NODE_NAME", value_name = "NAME")]
     node_name: Option<String>,
+    /// Folder of manifests that are applied at start and whenever they change
+    #[arg(long, env = "GANTRY_MANIFESTS", value_name = "DIR")]
+    manifests: Option<PathBuf>,
     /// Where objects are kept: `redb`, a file in the data directory [default: redb]
     #[arg(long, env = "GANTRY_STORE", value_name = "STORE")]
     store: Option<String>,
@@ -61,6 +64,7 @@ struct FileConfig {
     instance: Option<String>,
     listen: Vec<String>,
     node_name: Option<String>,
+    manifests: Option<PathBuf>,
     store: Option<String>,
     insecure_registry: Vec<String>,
     log_format: Option<LogFormat>,
@@ -86,6 +90,7 @@ pub(crate) struct EngineConfig {
     pub(crate) instance: String,
     pub(crate) listen: Vec<SocketAddr>,
     pub(crate) node_name: String,
+    pub(crate) manifests: Option<PathBuf>,
     pub(crate) store: String,
     pub(crate) insecure_registry: Vec<String>,
     pub(crate) log_format: LogFormat,
@@ -100,8 +105,13 @@ impl InstanceArgs {
         }
     }
 
-    /// With defaults, checked.
+    /// Flags over environment over the default configuration file over defaults.
     pub(crate) fn resolve(self) -> anyhow::Result<(PathBuf, PathBuf, String)> {
+        self.or(&read_file(None)?).checked()
+    }
+
+    /// With defaults, checked.
+    fn checked(self) -> anyhow::Result<(PathBuf, PathBuf, String)> {
         let data_dir = absolute(&self.data_dir.unwrap_or_else(|| "/var/lib/gantry".into()))?;
         let run_dir = absolute(&self.run_dir.unwrap_or_else(|| "/run/gantry".into()))?;
         let instance = self.instance.unwrap_or_else(|| "gantry".to_owned());
@@ -123,18 +133,20 @@ impl ServeArgs {
     /// Flags over environment over file over defaults.
     pub(crate) fn resolve(self) -> anyhow::Result<EngineConfig> {
         let file = read_file(self.config.as_deref())?;
-        let (data_dir, run_dir, instance) = self.instance.or(&file).resolve()?;
+        let (data_dir, run_dir, instance) = self.instance.or(&file).checked()?;
         let listen = first_given(self.listen, file.listen, || vec!["127.0.0.1:7443".to_owned()]);
         let store = self.store.or(file.store).unwrap_or_else(|| "redb".to_owned());
         anyhow::ensure!(store == "redb", "--store `{store}`: this build has only `redb`");
         let node_name = self.node_name.or(file.node_name).map_or_else(host_name, Ok)?;
         gantry_api::validate::name::subdomain(&node_name).map_err(|why| anyhow::anyhow!("--node-name `{node_name}`: {why}"))?;
+        let manifests = self.manifests.or(file.manifests).map(|folder| folder_of_manifests(&folder)).transpose()?;
         Ok(EngineConfig {
             data_dir,
             run_dir,
             instance,
             listen: addresses(&listen)?,
             node_name,
+            manifests,
             store,
             insecure_registry: first_given(self.insecure_registry, file.insecure_registry, Vec::new),
             log_format: self.log_format.or(file.log_format).unwrap_or_default(),
@@ -163,6 +175,12 @@ fn addresses(listen: &[String]) -> anyhow::Result<Vec<SocketAddr>> {
 
 fn absolute(path: &Path) -> anyhow::Result<PathBuf> {
     std::path::absolute(path).map_err(|error| anyhow::anyhow!("`{}`: {error}", path.display()))
+}
+
+fn folder_of_manifests(folder: &Path) -> anyhow::Result<PathBuf> {
+    let folder = absolute(folder)?;
+    anyhow::ensure!(folder.is_dir(), "--manifests `{}` is no folder; make it first, or name another", folder.display());
+    Ok(folder)
 }
 
 fn host_name() -> anyhow::Result<String> {
@@ -204,6 +222,7 @@ mod tests {
         };
         assert!(with(|args| args.instance.instance = Some("Not-Good".into())).contains("--instance"));
         assert!(with(|args| args.listen = vec!["here".into()]).contains("--listen `here`"));
+        assert!(with(|args| args.manifests = Some("/no/such/folder".into())).contains("--manifests"));
         assert!(with(|args| args.store = Some("floppy".into())).contains("--store"));
         assert!(with(|args| args.instance.run_dir = Some("/very".repeat(20).into())).contains("--run-dir"));
         assert!(with(|args| args.config = Some("/no/such/file".into())).contains("/no/such/file"));

@@ -14,12 +14,12 @@ pub(crate) struct Finding {
     pub(crate) sentence: String,
 }
 
-/// Looks at everything that the engine needs. Blocking.
-pub(crate) fn examine() -> Vec<Finding> {
+/// Looks at everything that an engine with this data directory needs. Blocking.
+pub(crate) fn examine(data_dir: &Path) -> Vec<Finding> {
     let root = nix::unistd::geteuid().is_root();
     let sentence = if root { "the engine may set up containers" } else { "run it as root: sudo gantry serve" };
     let mut findings = vec![Finding { what: "root".to_owned(), good: root, sentence: sentence.to_owned() }];
-    let runtime = gantry_agent::runtime::probe(Path::new("/var/lib/gantry"));
+    let runtime = gantry_agent::runtime::probe(data_dir);
     let told = runtime.into_iter().chain(gantry_agent::network::bridge::probe());
     findings.extend(told.map(|(what, good, sentence)| Finding { what, good, sentence }));
     findings

@@ -4,6 +4,7 @@ pub(crate) mod config;
 pub(crate) mod host;
 pub(crate) mod journal;
 mod lock;
+mod manifests;
 mod notify;
 pub(crate) mod teardown;
 
@@ -71,13 +72,17 @@ pub(crate) async fn run(config: EngineConfig) -> anyhow::Result<()> {
     };
     let agent = tokio::spawn(agent.run(stop.clone()));
     until_ready(&router, &stop).await;
+    let manifests = config.manifests.clone().map(|folder| {
+        let client = in_process(&router, Identity::admin(), "gantry-manifests");
+        tokio::spawn(manifests::run(client, folder, stop.clone()))
+    });
     journal::say(&ready);
     notify::tell("READY=1");
 
     signalled.await.context("wait for a signal")?;
     notify::tell("STOPPING=1");
     let parts = async {
-        for part in [served, controllers, agent] {
+        for part in [served, controllers, agent].into_iter().chain(manifests) {
             if let Err(error) = part.await {
                 tracing::error!(%error, "a part of the engine ended badly");
             }

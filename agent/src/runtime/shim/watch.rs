@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use super::connection::Connection;
 use super::{ASK_LIMIT, Shared, convert};
 use crate::ids::ContainerUid;
+use crate::readiness::readable;
 use crate::runtime::RuntimeEvent;
 
 /// Between attempts to subscribe to a shim that lives and does not answer.
@@ -20,7 +21,7 @@ const RETRY: Duration = Duration::from_secs(1);
 
 /// Watches a shim unless that is done already. The handle is the shim's own; an end that `phase` tells is no news.
 pub(super) fn ensure(shared: &Arc<Shared>, uid: &ContainerUid, pidfd: Option<OwnedFd>, phase: Phase) {
-    let Some(pidfd) = pidfd.and_then(|pidfd| register(pidfd).ok()) else { return };
+    let Some(pidfd) = pidfd.and_then(|pidfd| readable(pidfd).ok()) else { return };
     let mut watches = shared.watches.lock().unwrap_or_else(PoisonError::into_inner);
     if watches.get(uid).is_some_and(|watch| !watch.is_cancelled()) {
         return;
@@ -33,11 +34,6 @@ pub(super) fn ensure(shared: &Arc<Shared>, uid: &ContainerUid, pidfd: Option<Own
         _ => None,
     };
     tokio::spawn(watch(Arc::downgrade(shared), uid.clone(), pidfd, known, cancel));
-}
-
-#[expect(deprecated, reason = "its successor is an unsafe function; an `OwnedFd` stays open for as long as the `AsyncFd` owns it")]
-fn register(pidfd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
-    AsyncFd::with_interest(pidfd, tokio::io::Interest::READABLE)
 }
 
 /// Ends the task of a container that is being removed.
