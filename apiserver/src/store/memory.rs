@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use super::commit::{CommitError, Op, check_shape, holds};
 use super::key::{Key, Revision};
 use super::record::{Change, Event, Previous, Record};
-use super::{Capabilities, Page, ReadError, Snapshot, Store};
+use super::{Capabilities, Health, Page, ReadError, Snapshot, Store};
 
 /// Events kept.
 const LOG_EVENTS: usize = 10_000;
@@ -130,6 +130,11 @@ impl Store for MemoryStore {
 
     fn oldest(&self) -> Revision {
         self.state().oldest
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        // Without a sender it never changes.
+        watch::Sender::new(Health::Healthy).subscribe()
     }
 
     fn compact(&self, through: Revision) -> BoxFuture<'_, Result<(), CommitError>> {

@@ -27,7 +27,7 @@ use tokio::sync::watch;
 pub use commit::{CommitError, Expect, Op};
 pub use key::{Key, Revision};
 pub use object::{EncodeError, Unversioned};
-pub use record::{Change, Event, Index, Previous, Record};
+pub use record::{Change, Event, Index, Indexer, Previous, Record};
 
 /// The largest object, in bytes of its JSON without the revision: 1.5 MiB, etcd's customary request limit.
 pub const MAX_OBJECT_BYTES: usize = 1536 * 1024;
@@ -40,6 +40,22 @@ pub struct Capabilities {
     /// Every changed object of a commit takes a revision of its own, consecutively and in the order of the operations. Without
     /// it all changes of a commit share one.
     pub consecutive_revisions: bool,
+}
+
+/// Whether a store takes writes.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Health {
+    /// It does.
+    #[default]
+    Healthy,
+    /// The disk is full: reads go on, writes are refused, and nothing is lost by that.
+    DiskFull,
+    /// The storage failed and cannot be opened and verified again yet: writes fail, and so do reads that the watch cache does not
+    /// answer.
+    Failed {
+        /// Why, with its causes.
+        error: String,
+    },
 }
 
 /// A failed read.
@@ -131,6 +147,9 @@ pub trait Store: Send + Sync + 'static {
 
     /// The lowest revision from which [`events`](Store::events) still can start.
     fn oldest(&self) -> Revision;
+
+    /// How the store is, and a signal for each time that this changes. A store gets out of a failure by itself when its cause is over.
+    fn health(&self) -> watch::Receiver<Health>;
 
     /// Gives up the changes up to and including `through` (at most the current revision). May return before they are gone, but
     /// not before `events` refuses them.

@@ -22,6 +22,16 @@ pub struct Index {
     pub owners: Vec<String>,
 }
 
+/// The rules by which objects are indexed. A store remembers under which it was written, and indexes anew at its opening when
+/// they are others now: a release that makes a field selectable makes it so for old objects too.
+#[derive(Debug, Clone, Copy)]
+pub struct Indexer {
+    /// Differs whenever the rules differ; never 0.
+    pub version: u64,
+    /// The index of an object; `None` when its kind is not known, whose index stays as it is.
+    pub index: fn(&Key, &[u8]) -> Option<Index>,
+}
+
 /// An object as it stands at `revision`. Shared, never changed.
 #[derive(Debug, Clone)]
 pub struct Record {

@@ -6,7 +6,7 @@ use tokio::sync::watch;
 
 use super::*;
 use crate::store::redb::{RedbConfig, RedbStore};
-use crate::store::{Capabilities, Event, Page, Previous, Record, Snapshot};
+use crate::store::{Capabilities, Event, Health, Page, Previous, Record, Snapshot};
 
 /// Answers from the cache alone.
 struct AsStore(Arc<Cache>);
@@ -57,6 +57,10 @@ impl Store for AsStore {
 
     fn oldest(&self) -> Revision {
         self.0.oldest()
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.0.store().health()
     }
 
     fn compact(&self, through: Revision) -> BoxFuture<'_, Result<(), CommitError>> {

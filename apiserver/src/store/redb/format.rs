@@ -1,10 +1,11 @@
-//! The bytes on disk, format 1.
+//! The bytes on disk, format 2.
 //!
 //! ```text
 //! objects   key bytes   ->  revision: u64, index, object JSON
 //! log       revision    ->  change: u8 (1 put, 2 delete), key: text, index,
 //!                           previous: u8 (0 none, 1: revision: u64, index), object JSON
-//! meta      "format" | "revision" | "oldest"  ->  u64
+//! meta      "format" | "revision" | "oldest" | "log_bytes" | "object_bytes" | "index"  ->  u64
+//! times     milliseconds since 1970: u64  ->  the revision that was current then: u64
 //! index     uid: text, owners: [text], labels: [text, text], fields: [text, text]
 //! text      length: u32, UTF-8;   [..]  number: u32, then so many
 //! ```
@@ -20,9 +21,6 @@ use bytes::Bytes;
 use crate::store::key::{Key, Revision};
 use crate::store::record::{Change, Event, Index, Previous, Record};
 
-/// The format that this code writes.
-pub(super) const FORMAT: u64 = 1;
-
 /// A stored value is not what was written.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("the stored {what} of `{key}` is corrupt")]
@@ -34,10 +32,14 @@ pub struct Corrupt {
 }
 
 pub(super) fn encode_record(record: &Record) -> Vec<u8> {
-    let mut out = Vec::with_capacity(record.bytes.len() + 256);
-    out.extend_from_slice(&record.revision.0.to_le_bytes());
-    put_index(&mut out, &record.index);
-    out.extend_from_slice(&record.bytes);
+    encode_stored(record.revision, &record.index, &record.bytes)
+}
+
+pub(super) fn encode_stored(revision: Revision, index: &Index, bytes: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(bytes.len() + 256);
+    out.extend_from_slice(&revision.0.to_le_bytes());
+    put_index(&mut out, index);
+    out.extend_from_slice(bytes);
     out
 }
 
@@ -109,7 +111,7 @@ pub(super) fn decode_event(revision: Revision, value: &[u8]) -> Result<Event, Co
     read().ok_or_else(|| corrupt("event", &revision.to_string()))
 }
 
-fn corrupt(what: &'static str, key: &str) -> Corrupt {
+pub(super) fn corrupt(what: &'static str, key: &str) -> Corrupt {
     Corrupt { what, key: key.replace('\0', " ") }
 }
 

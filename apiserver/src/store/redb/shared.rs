@@ -1,13 +1,15 @@
 //! What the writer and the readers share.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use redb::Database;
 use tokio::sync::watch;
 
-use super::file::Extent;
+use super::stats::Stats;
+use super::tables::Extent;
+use crate::store::Health;
 use crate::store::key::Revision;
 use crate::store::record::Event;
 
@@ -15,27 +17,14 @@ use crate::store::record::Event;
 const RECENT_EVENTS: usize = 1_024;
 const RECENT_BYTES: usize = 4 * 1024 * 1024;
 
-/// Figures of a store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Stats {
-    /// Events that can be read.
-    pub log_events: u64,
-    /// Bytes of the log's values.
-    pub log_bytes: u64,
-    /// Length of the file.
-    pub file_bytes: u64,
-    /// Transactions since the store was opened: each is one sync.
-    pub transactions: u64,
-    /// Whether writes are refused because the last one failed and the file is not open again yet.
-    pub failed: bool,
-}
-
 pub(super) struct Shared {
     database: Mutex<Option<Arc<Database>>>,
+    is_closed: AtomicBool,
     recent: Mutex<Recent>,
     revision: watch::Sender<Revision>,
     oldest: AtomicU64,
     stats: Mutex<Stats>,
+    health: watch::Sender<Health>,
 }
 
 struct Recent {
@@ -46,14 +35,17 @@ struct Recent {
 }
 
 impl Shared {
-    pub(super) fn new(database: Database, extent: Extent, file_bytes: u64) -> Self {
-        let stats = Stats { log_events: extent.revision.0 - extent.oldest.0, log_bytes: extent.log_bytes, file_bytes, ..Stats::default() };
+    pub(super) fn new(database: Database, extent: &Extent, file_bytes: u64) -> Self {
+        let mut stats = Stats { file_bytes, ..Stats::default() };
+        tell_extent(&mut stats, extent);
         Self {
             database: Mutex::new(Some(Arc::new(database))),
+            is_closed: AtomicBool::new(false),
             recent: Mutex::new(Recent { events: VecDeque::new(), bytes: 0, after: extent.revision }),
             revision: watch::Sender::new(extent.revision),
             oldest: AtomicU64::new(extent.oldest.0),
             stats: Mutex::new(stats),
+            health: watch::Sender::new(Health::Healthy),
         }
     }
 
@@ -62,11 +54,15 @@ impl Shared {
     }
 
     pub(super) fn set_database(&self, database: Option<Arc<Database>>) {
-        self.stats.lock().unwrap_or_else(PoisonError::into_inner).failed = database.is_none();
         *self.database.lock().unwrap_or_else(PoisonError::into_inner) = database;
     }
 
+    pub(super) fn is_closed(&self) -> bool {
+        self.is_closed.load(Ordering::Acquire)
+    }
+
     pub(super) fn close(&self) {
+        self.is_closed.store(true, Ordering::Release);
         *self.database.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
@@ -82,21 +78,44 @@ impl Shared {
         *self.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Counts something.
+    pub(super) fn count(&self, count: impl FnOnce(&mut Stats)) {
+        count(&mut self.stats.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    pub(super) fn health(&self) -> &watch::Sender<Health> {
+        &self.health
+    }
+
+    /// Says how the store is, and logs it when that is news.
+    pub(super) fn set_health(&self, health: Health) {
+        self.health.send_if_modified(|known| {
+            let is_news = *known != health;
+            if is_news {
+                match &health {
+                    Health::Healthy => tracing::info!("the store takes writes again"),
+                    Health::DiskFull => tracing::error!("the disk is full: the store refuses writes until there is room"),
+                    Health::Failed { error } => tracing::error!(%error, "the store's file failed and cannot be opened again yet"),
+                }
+                *known = health;
+            }
+            is_news
+        });
+    }
+
     /// From now on reads of events up to `through` are refused.
     pub(super) fn refuse_through(&self, through: Revision) {
         self.oldest.fetch_max(through.0, Ordering::AcqRel);
     }
 
     /// Tells durable events.
-    pub(super) fn publish(&self, events: Vec<Arc<Event>>, extent: Extent, file_bytes: u64) {
+    pub(super) fn publish(&self, events: Vec<Arc<Event>>, extent: &Extent, file_bytes: u64) {
         self.oldest.fetch_max(extent.oldest.0, Ordering::AcqRel);
-        {
-            let mut stats = self.stats.lock().unwrap_or_else(PoisonError::into_inner);
-            stats.log_events = extent.revision.0 - extent.oldest.0;
-            stats.log_bytes = extent.log_bytes;
+        self.count(|stats| {
+            tell_extent(stats, extent);
             stats.file_bytes = file_bytes;
-            stats.transactions += u64::from(!events.is_empty());
-        }
+            stats.changes += events.len() as u64;
+        });
         self.recent.lock().unwrap_or_else(PoisonError::into_inner).extend(events);
         // Last: whoever sees the revision finds its events.
         self.revision.send_if_modified(|revision| std::mem::replace(revision, extent.revision) != extent.revision);
@@ -111,6 +130,14 @@ impl Shared {
         let from = recent.events.partition_point(|event| event.record.revision <= after);
         Some(recent.events.range(from..).take(limit).cloned().collect())
     }
+}
+
+fn tell_extent(stats: &mut Stats, extent: &Extent) {
+    stats.objects = extent.objects;
+    stats.object_bytes = extent.object_bytes;
+    stats.log_events = extent.revision.0 - extent.oldest.0;
+    stats.log_bytes = extent.log_bytes;
+    stats.log_since_millis = extent.times.iter().find(|(_, revision)| *revision > extent.oldest).map_or(0, |(at, _)| *at);
 }
 
 impl Recent {
