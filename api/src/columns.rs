@@ -253,6 +253,26 @@ pub(crate) const CONTAINER: &[Column] = &[
     wide("Message", "Why it is not ready.", why),
 ];
 
+/// Pod: Ready, Status, Restarts; wide: IP, Node. As kubectl's users know them.
+pub(crate) const POD: &[Column] = &[
+    text("Ready", "How many of its containers are ready.", |object, _| {
+        let ready = object.pointer("/status/containerStatuses/0/ready") == Some(&Value::Bool(true));
+        json!(if ready { "1/1" } else { "0/1" })
+    }),
+    text("Status", "Where it stands in its life, or why it does not.", pod_status),
+    number("Restarts", "How often its container was restarted.", |object, _| at(object, "/status/containerStatuses/0/restartCount")),
+    wide("IP", "Its first address.", |object, _| at(object, "/status/podIP")),
+    wide("Node", "Where it runs.", |object, _| at(object, "/spec/nodeName")),
+];
+
+fn pod_status(object: &Value, _: Timestamp) -> Value {
+    if object.pointer("/metadata/deletionTimestamp").is_some() {
+        return json!("Terminating");
+    }
+    let state = |path: &str| object.pointer(&format!("/status/containerStatuses/0/state/{path}/reason")).cloned();
+    state("waiting").or_else(|| state("terminated")).unwrap_or_else(|| at(object, "/status/phase"))
+}
+
 /// Network: Subnets, Gateways, Endpoints, Ready; wide: Bridge, Message.
 pub(crate) const NETWORK: &[Column] = &[
     text("Subnets", "Its address ranges.", |object, _| in_use_or_wished(object, "subnets")),

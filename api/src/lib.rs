@@ -19,6 +19,7 @@ pub mod effects;
 pub mod kinds;
 pub mod meta;
 pub mod patch;
+pub mod pod;
 pub mod quantity;
 pub mod reference;
 pub mod registry;

@@ -9,6 +9,7 @@ use crate::columns;
 use crate::default;
 use crate::kinds::{container, core, image, network, volume};
 use crate::meta::{GROUP, VERSION};
+use crate::pod;
 use crate::schema;
 use crate::validate::{self, FieldError};
 
@@ -51,6 +52,25 @@ pub struct KindInfo {
     pub validate: fn(new: &Value, old: Option<&Value>) -> Vec<FieldError>,
     /// The structural OpenAPI v3 schema of the whole object.
     pub schema: fn() -> &'static Value,
+    /// Set for a kind that is not stored: its objects are made of another kind's.
+    pub view: Option<&'static View>,
+}
+
+/// A read-only kind, each of whose objects shows one of a stored kind of ours, with its name, labels and revision.
+#[derive(Debug)]
+pub struct View {
+    /// Plural of the stored kind.
+    pub of: &'static str,
+    /// Field of the stored object's index without which there is no object of the view.
+    pub exists: &'static str,
+    /// Selectable fields of the view, and the fields of the stored object's index that hold their values.
+    pub fields: &'static [(&'static str, &'static str)],
+    /// Fields for the stored object's index.
+    pub index: fn(stored: &Value) -> Vec<(&'static str, String)>,
+    /// The object of the view.
+    pub render: fn(stored: &Value) -> Value,
+    /// What a write is answered.
+    pub read_only: &'static str,
 }
 
 /// A subresource besides `status`.
@@ -60,6 +80,8 @@ pub struct Subresource {
     pub name: &'static str,
     /// Verbs for discovery.
     pub verbs: &'static [&'static str],
+    /// Group, version and kind of what is sent to it, when it is not the object's own.
+    pub kind: Option<(&'static str, &'static str, &'static str)>,
 }
 
 /// A column of a table.
@@ -85,6 +107,15 @@ impl KindInfo {
     /// `plural.group`, or `plural` for core: as in `containers.gantry.dev "web" not found`.
     pub fn qualified(&self) -> String {
         if self.group.is_empty() { self.plural.to_owned() } else { format!("{}.{}", self.plural, self.group) }
+    }
+    /// The kind of which objects are stored: itself, unless it is a view.
+    pub fn stored(&self) -> &KindInfo {
+        self.view.and_then(|view| find_resource(GROUP, VERSION, view.of)).unwrap_or(self)
+    }
+    /// The views of this kind.
+    pub fn views(&self) -> impl Iterator<Item = &'static View> + use<> {
+        let plural = self.ours.then_some(self.plural);
+        kinds().iter().filter_map(|kind| kind.view).filter(move |view| Some(view.of) == plural)
     }
     /// The kind of lists.
     pub fn list_kind(&self) -> String {
@@ -136,6 +167,7 @@ macro_rules! kind {
             short_names: NAMES.3,
             namespaced: $namespaced,
             schema,
+            view: None,
             $($field: $value,)*
         }
     }};
@@ -146,12 +178,28 @@ type Names = (&'static str, &'static str, &'static str, &'static [&'static str])
 
 const CORE: (&str, &str) = ("", "v1");
 const OURS: (&str, &str) = (GROUP, VERSION);
-const BINDING: Subresource = Subresource { name: "binding", verbs: &["create"] };
-const LOG: Subresource = Subresource { name: "log", verbs: &["get"] };
-const EXEC: Subresource = Subresource { name: "exec", verbs: &["create", "get"] };
-const FINALIZE: Subresource = Subresource { name: "finalize", verbs: &["update"] };
+const BINDING: Subresource = Subresource { name: "binding", verbs: &["create"], kind: None };
+const LOG: Subresource = Subresource { name: "log", verbs: &["get"], kind: None };
+const EXEC: Subresource = Subresource { name: "exec", verbs: &["create", "get"], kind: None };
+const EVICTION: Subresource = Subresource { name: "eviction", verbs: &["create"], kind: Some(("policy", "v1", "Eviction")) };
+const FINALIZE: Subresource = Subresource { name: "finalize", verbs: &["update"], kind: None };
 
-static KINDS: [KindInfo; 10] = [
+/// Pods have Kubernetes' schema, far too large to be carried for a view; what is shown of them is said by the Container's.
+fn pod_schema() -> &'static Value {
+    static SCHEMA: OnceLock<Value> = OnceLock::new();
+    SCHEMA.get_or_init(|| {
+        let part = |description: &str| serde_json::json!({"type": "object", "description": description, "x-kubernetes-preserve-unknown-fields": true});
+        serde_json::json!({"type": "object", "description": "Pod is a read-only view of the Container of the same name, for tools that know only Pods.",
+            "properties": {
+                "apiVersion": {"type": "string", "description": "v1."}, "kind": {"type": "string", "description": "Pod."},
+                "metadata": part("Standard object's metadata."),
+                "spec": part("What the Container wishes, in a Pod's words; its one container is called main. See container.spec."),
+                "status": part("What the Container is, in a Pod's words. See container.status."),
+            }})
+    })
+}
+
+static KINDS: [KindInfo; 11] = [
     kind!(
         core::Namespace, CORE, ("Namespace", "namespaces", "namespace", &["ns"]),
         namespaced: false,
@@ -230,6 +278,26 @@ static KINDS: [KindInfo; 10] = [
         normalize: default::lease,
         validate: validate::lease,
     ),
+    KindInfo {
+        group: CORE.0,
+        version: CORE.1,
+        kind: "Pod",
+        plural: "pods",
+        singular: "pod",
+        short_names: &["po"],
+        categories: &[],
+        namespaced: true,
+        has_status: false,
+        subresources: &[EVICTION, LOG, EXEC],
+        ours: false,
+        label_names: true,
+        columns: columns::POD,
+        selectable: &["spec.nodeName", "status.phase"],
+        normalize: Ok,
+        validate: |_, _| Vec::new(),
+        schema: pod_schema,
+        view: Some(&pod::VIEW),
+    },
     kind!(
         image::Image, OURS, ("Image", "images", "image", &["img"]),
         namespaced: true,
@@ -303,12 +371,11 @@ mod tests {
         for (word, kind) in [("CTR", "Container"), ("containers.gantry.dev", "Container"), ("ns", "Namespace"), ("Lease", "Lease")] {
             assert_eq!(find_word(word).map(|found| found.kind), Some(kind), "{word}");
         }
-        assert!(find_word("pods").is_none());
     }
 
     #[test]
     fn every_kind_normalizes_an_almost_empty_object_to_a_fixed_point() {
-        for kind in kinds() {
+        for kind in kinds().iter().filter(|kind| kind.view.is_none()) {
             let mut object = json!({"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": "a", "namespace": "b"}});
             if kind.kind == "Event" {
                 object["involvedObject"] = json!({});
@@ -323,8 +390,17 @@ mod tests {
     }
 
     #[test]
+    fn views_are_of_stored_kinds_and_know_their_selectable_fields() {
+        for (kind, view) in kinds().iter().filter_map(|kind| Some((kind, kind.view?))) {
+            assert_eq!((kind.stored().plural, kind.stored().view.is_none()), (view.of, true));
+            assert_eq!(view.fields.iter().map(|(path, _)| *path).collect::<Vec<_>>(), kind.selectable);
+            assert!(kind.stored().views().any(|found| std::ptr::eq(found, view)));
+        }
+    }
+
+    #[test]
     fn selectable_fields_are_fields() {
-        for kind in kinds() {
+        for kind in kinds().iter().filter(|kind| kind.view.is_none()) {
             for path in kind.selectable.iter().filter(|path| **path != "source") {
                 let pointer: String = path.split('.').map(|name| format!("/properties/{name}")).collect();
                 assert!((kind.schema)().pointer(&pointer).is_some(), "{} has no {path}", kind.kind);

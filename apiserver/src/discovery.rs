@@ -5,7 +5,7 @@ use std::hash::Hasher as _;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
-use gantry_api::registry::{KindInfo, kinds};
+use gantry_api::registry::{KindInfo, Subresource, kinds};
 use serde_json::{Value, json};
 
 use crate::http::error::ApiError;
@@ -14,6 +14,7 @@ use crate::http::render;
 
 /// Verbs of objects, in the order of the alphabet as Kubernetes lists them.
 const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+const VIEW_VERBS: [&str; 3] = ["get", "list", "watch"];
 const STATUS_VERBS: [&str; 3] = ["get", "patch", "update"];
 
 /// A resource as discovery tells it.
@@ -27,14 +28,23 @@ struct Resource {
     categories: &'static [&'static str],
     namespaced: bool,
     verbs: Vec<&'static str>,
-    subresources: Vec<(&'static str, Vec<&'static str>)>,
+    subresources: Vec<Part>,
+}
+
+/// A subresource: name, verbs, and the group, version and kind of what is sent to it.
+struct Part {
+    name: &'static str,
+    verbs: Vec<&'static str>,
+    kind: (&'static str, &'static str, &'static str),
 }
 
 impl Resource {
     fn stored(kind: &'static KindInfo) -> Self {
-        let mut subresources: Vec<_> = kind.subresources.iter().map(|s| (s.name, s.verbs.to_vec())).collect();
+        let own = (kind.group, kind.version, kind.kind);
+        let part = |s: &Subresource| Part { name: s.name, verbs: s.verbs.to_vec(), kind: s.kind.unwrap_or(own) };
+        let mut subresources: Vec<Part> = kind.subresources.iter().map(part).collect();
         if kind.has_status {
-            subresources.push(("status", STATUS_VERBS.to_vec()));
+            subresources.push(Part { name: "status", verbs: STATUS_VERBS.to_vec(), kind: own });
         }
         Self {
             group: kind.group,
@@ -45,7 +55,7 @@ impl Resource {
             short_names: kind.short_names,
             categories: kind.categories,
             namespaced: kind.namespaced,
-            verbs: VERBS.to_vec(),
+            verbs: if kind.view.is_some() { VIEW_VERBS.to_vec() } else { VERBS.to_vec() },
             subresources,
         }
     }
@@ -148,10 +158,14 @@ pub(crate) fn resources(headers: &HeaderMap, group: &str, version: &str) -> Resu
             "name": r.plural, "singularName": r.singular, "namespaced": r.namespaced, "kind": r.kind, "verbs": r.verbs,
             "shortNames": r.short_names, "categories": r.categories,
         }));
-        for (name, verbs) in &r.subresources {
-            list.push(json!({
-                "name": format!("{}/{name}", r.plural), "singularName": "", "namespaced": r.namespaced, "kind": r.kind, "verbs": verbs,
-            }));
+        for Part { name, verbs, kind: (group, version, kind) } in &r.subresources {
+            let mut part = json!({
+                "name": format!("{}/{name}", r.plural), "singularName": "", "namespaced": r.namespaced, "kind": kind, "verbs": verbs,
+            });
+            if *kind != r.kind {
+                (part["group"], part["version"]) = ((*group).into(), (*version).into());
+            }
+            list.push(part);
         }
     }
     let document = json!({"kind": "APIResourceList", "apiVersion": "v1", "groupVersion": group_version(group, version), "resources": list});
@@ -187,7 +201,9 @@ fn item(all: &[Resource], group: &str, versions: &[&str]) -> Value {
     let response_kind = |r: &Resource| json!({"group": r.group, "version": r.version, "kind": r.kind});
     let resource = |r: &Resource| {
         let subresources: Vec<Value> = (r.subresources.iter())
-            .map(|(name, verbs)| json!({"subresource": name, "responseKind": response_kind(r), "verbs": verbs}))
+            .map(|Part { name, verbs, kind: (group, version, kind) }| {
+                json!({"subresource": name, "responseKind": {"group": group, "version": version, "kind": kind}, "verbs": verbs})
+            })
             .collect();
         let mut resource = json!({
             "resource": r.plural, "responseKind": response_kind(r), "scope": if r.namespaced { "Namespaced" } else { "Cluster" },

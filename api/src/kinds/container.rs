@@ -519,6 +519,9 @@ pub struct ContainerStatus {
     /// The node that it is leaving: it is bound to another only after the agent there has let go. Written with `nodeName`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub former_node_name: Option<String>,
+    /// Uid of the latest binding to a node: that of the Pod which shows this container there.
+    #[serde(rename = "bindingUID", skip_serializing_if = "Option::is_none")]
+    pub binding_uid: Option<String>,
     /// The Image of this namespace that `spec.image` or `spec.imageName` stands for. Written by the image controller.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub image_object_name: Option<String>,

@@ -6,6 +6,8 @@ mod lexer;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
+use gantry_api::registry::View;
+
 use crate::store::{Index, Key};
 use lexer::{Lexer, Token};
 
@@ -254,6 +256,14 @@ impl FieldSelector {
     /// The terms: for checking their paths against those of the kind.
     pub fn terms(&self) -> &[FieldTerm] {
         &self.terms
+    }
+
+    /// The same selection among the stored objects that a view is made of: those without an object of the view are left out.
+    pub(crate) fn of_stored(self, view: &View) -> Self {
+        let stored = |path: &str| view.fields.iter().find(|(known, _)| *known == path).map_or(path, |(_, stored)| stored).to_owned();
+        let mut terms: Vec<FieldTerm> = self.terms.into_iter().map(|term| FieldTerm { path: stored(&term.path), ..term }).collect();
+        terms.push(FieldTerm { path: view.exists.to_owned(), value: String::new(), equal: false });
+        Self { terms }
     }
 
     /// Whether all terms hold of an object.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::admission::check_read;
 use crate::auth::{Attributes, Decision, Identity};
-use crate::cache::{FieldSelector, LabelSelector, Selection};
+use crate::cache::{Entry, FieldSelector, LabelSelector, Selection};
 use crate::server::Stopping;
 use crate::strategy::Part;
 use crate::{discovery, openapi, stream};
@@ -26,6 +26,7 @@ use crate::{discovery, openapi, stream};
 const MAX_SELECTOR_BYTES: usize = 32 * 1024;
 
 /// A request about objects of a kind, as far as all verbs need it.
+#[derive(Clone)]
 pub(crate) struct Target {
     pub(crate) server: AppState,
     pub(crate) identity: Identity,
@@ -41,6 +42,16 @@ impl Target {
     /// The namespace of the URL; empty when there is none.
     pub(crate) fn namespace(&self) -> &str {
         self.path.namespace.as_deref().unwrap_or_default()
+    }
+
+    /// The same request about an object of another kind.
+    pub(crate) fn with_kind(&self, kind: &'static KindInfo) -> Self {
+        Self { kind, ..self.clone() }
+    }
+
+    /// Whether a stored object is one of the kind: of a view, there may be none.
+    pub(crate) fn shows(&self, entry: &Entry) -> bool {
+        self.kind.view.is_none_or(|view| entry.index.fields.iter().any(|(path, _)| path == view.exists))
     }
 
     /// How the client wants to see objects.
@@ -71,6 +82,10 @@ impl Target {
                 return Err(ApiError::bad_request(message));
             }
         }
+        let fields = match self.kind.view {
+            Some(view) => fields.of_stored(view),
+            None => fields,
+        };
         Ok(Selection { namespace: self.path.namespace.as_deref().map(Into::into), labels, fields })
     }
 }
@@ -198,6 +213,12 @@ async fn resource(
     }
     let stopping = parts.extensions.get::<Stopping>().map(|stopping| stopping.0.clone()).unwrap_or_default();
     let target = Target { server, identity, kind, path, params, headers: parts.headers.clone(), stopping };
+    let subresource = target.path.subresource.as_deref();
+    if let (Some(view), None) = (kind.view, subresource)
+        && !matches!(verb, "get" | "list" | "watch")
+    {
+        return Err(ApiError::method_not_allowed(view.read_only));
+    }
     if matches!(verb, "get" | "list" | "watch") {
         let named = (target.namespace(), target.path.name.as_deref());
         check_read(&target.server.cache, &target.identity, kind, named, &target.selection()?.fields)?;
@@ -248,6 +269,7 @@ async fn subresource(
 ) -> Result<Response<Body>, ApiError> {
     let known = target.kind.subresources.iter().any(|s| s.name == subresource);
     let is_container = target.kind.ours && target.kind.kind == "Container";
+    let is_pod = target.kind.view.is_some();
     match (subresource, verb) {
         ("status", _) if !target.kind.has_status => Err(ApiError::no_such_resource()),
         ("status", "get") => get::get(target, name).await,
@@ -257,7 +279,8 @@ async fn subresource(
             update::update(target, name, Part::Finalize, body).await
         }
         ("binding", "create") if is_container => binding::bind(target, name, body).await,
-        ("log" | "exec", "get" | "create") if is_container => stream::to_node(target, name, subresource, parts, body).await,
+        ("eviction", "create") if is_pod => binding::evict(target, name, body).await,
+        ("log" | "exec", "get" | "create") if is_container || is_pod => stream::to_node(target, name, subresource, parts, body).await,
         ("status" | "finalize" | "binding", _) => {
             Err(ApiError::method_not_allowed("the server does not allow this method on the requested resource"))
         }

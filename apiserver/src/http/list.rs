@@ -43,7 +43,7 @@ pub(super) async fn list(target: &Target) -> Result<Response<Body>, ApiError> {
     }
     match view.form {
         Form::Table(_) => {
-            let rows = page.entries.iter().map(|e| Ok(view.row(render::parse(&e.bytes)?))).collect::<Result<Vec<_>, ApiError>>()?;
+            let rows = page.entries.iter().map(|e| Ok(view.row(view.object(&e.bytes)?))).collect::<Result<Vec<_>, ApiError>>()?;
             Ok(render::json(StatusCode::OK, view.table(&rows, &metadata).to_string()))
         }
         Form::Full | Form::Partial(_) => Ok(render::json(StatusCode::OK, items(view, &metadata, page.entries))),

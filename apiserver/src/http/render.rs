@@ -55,18 +55,30 @@ impl View {
     /// # Errors
     /// When the stored bytes are not what was written.
     pub(crate) fn encode(&self, bytes: &Bytes) -> Result<Bytes, ApiError> {
-        if self.form == Form::Full {
+        if self.form == Form::Full && self.kind.view.is_none() {
             return Ok(bytes.clone());
         }
-        let object = parse(bytes)?;
+        let object = self.object(bytes)?;
         Ok(match self.form {
-            Form::Full => bytes.clone(),
+            Form::Full => object.to_string().into(),
             Form::Partial(version) => partial(object, version).to_string().into(),
             Form::Table(_) => {
                 let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
                 let row = self.row(object);
                 self.table(&[row], &metadata).to_string().into()
             }
+        })
+    }
+
+    /// A stored object, decoded, or what the kind's view makes of it.
+    ///
+    /// # Errors
+    /// When the stored bytes are not what was written.
+    pub(crate) fn object(&self, bytes: &[u8]) -> Result<Value, ApiError> {
+        let stored = parse(bytes)?;
+        Ok(match self.kind.view {
+            Some(view) => (view.render)(&stored),
+            None => stored,
         })
     }
 

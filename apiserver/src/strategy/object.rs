@@ -79,7 +79,8 @@ pub(crate) fn time_text(at: Timestamp) -> String {
 
 /// The resource part of store keys.
 pub(crate) fn resource(kind: &KindInfo) -> String {
-    format!("{}/{}", kind.group, kind.plural)
+    let stored = kind.stored();
+    format!("{}/{}", stored.group, stored.plural)
 }
 
 /// The store key of an object of a kind.
@@ -115,9 +116,10 @@ pub(crate) fn index(kind: &KindInfo, object: &Value) -> Index {
         };
         Some((Cow::Borrowed(*path), text))
     };
+    let of_views = kind.views().flat_map(|view| (view.index)(object)).map(|(path, value)| (Cow::Borrowed(path), value));
     Index {
         labels,
-        fields: kind.selectable.iter().filter_map(field).collect(),
+        fields: kind.selectable.iter().filter_map(field).chain(of_views).collect(),
         uid: meta_text(object, "uid").to_owned(),
         owners: owners.filter_map(|o| o.get("uid")?.as_str()).map(str::to_owned).collect(),
     }
