@@ -5,6 +5,7 @@
 
 use serde_json::{Map, Value, json};
 
+use crate::kinds::container::AGENT_FINALIZER;
 use crate::meta::{GROUP, VERSION};
 use crate::registry::View;
 
@@ -50,7 +51,8 @@ fn copy(from: &Value, fields: &[(&str, &str)], into: &mut Map<String, Value>) {
 /// The node that has it: the one it is bound to, or the one that has not let go of it yet.
 fn node_of(container: &Value) -> &str {
     let bound = text(container, "/status/nodeName");
-    if bound.is_empty() { text(container, "/status/formerNodeName") } else { bound }
+    let holds_on = || list(container, "/metadata/finalizers").iter().any(|finalizer| *finalizer == AGENT_FINALIZER);
+    if bound.is_empty() && holds_on() { text(container, "/status/formerNodeName") } else { bound }
 }
 
 fn phase_of(container: &Value) -> &'static str {
@@ -294,11 +296,11 @@ mod tests {
 
     use super::*;
 
-    fn container(status: Value) -> Value {
+    fn container(status: &Value) -> Value {
         json!({
             "apiVersion": "gantry.dev/v1", "kind": "Container",
             "metadata": {"name": "web", "namespace": "shop", "uid": "u-1", "resourceVersion": "7", "labels": {"app": "web"},
-                "creationTimestamp": "2026-01-01T00:00:00Z"},
+                "creationTimestamp": "2026-01-01T00:00:00Z", "finalizers": [AGENT_FINALIZER]},
             "spec": {"image": "nginx:1", "args": ["-g"], "restartPolicy": "Always", "stop": {"gracePeriodSeconds": 10},
                 "env": [{"name": "A", "value": "b"}], "envFrom": [{"secretRef": {"name": "s", "optional": true}}],
                 "ports": [{"containerPort": 80, "hostPort": 8080, "exposure": "LAN"}],
@@ -318,13 +320,13 @@ mod tests {
                 {"type": "Ready", "status": "True", "reason": "Running", "message": "", "lastTransitionTime": "2026-01-01T00:00:05Z"}]})
     }
 
-    fn typed(status: Value) -> Pod {
+    fn typed(status: &Value) -> Pod {
         serde_json::from_value((VIEW.render)(&container(status))).unwrap()
     }
 
     #[test]
     fn a_running_container_is_a_running_pod() {
-        let pod = typed(running());
+        let pod = typed(&running());
         assert_eq!((pod.metadata.uid.as_deref(), pod.metadata.resource_version.as_deref()), (Some("b-1"), Some("7")));
         let owner = &pod.metadata.owner_references.unwrap()[0];
         assert_eq!((owner.kind.as_str(), owner.uid.as_str(), owner.controller), ("Container", "u-1", Some(true)));
@@ -362,21 +364,24 @@ mod tests {
             if let Some(code) = code {
                 status["exitCode"] = json!(code);
             }
-            let rendered = (VIEW.render)(&container(status.clone()));
+            let rendered = (VIEW.render)(&container(&status));
             serde_json::from_value::<Pod>(rendered.clone()).unwrap();
             assert_eq!(rendered["status"]["phase"], pod, "{phase}");
             assert!(rendered["status"]["containerStatuses"][0]["state"][state].is_object(), "{phase}: {rendered}");
-            assert_eq!((VIEW.index)(&container(status)), [(NODE, "n1".to_owned()), (PHASE, pod.to_owned())]);
+            assert_eq!((VIEW.index)(&container(&status)), [(NODE, "n1".to_owned()), (PHASE, pod.to_owned())]);
         }
     }
 
     #[test]
     fn it_is_there_until_the_node_has_let_go() {
-        assert!((VIEW.index)(&container(json!({"phase": "Pending"}))).is_empty());
+        assert!((VIEW.index)(&container(&json!({"phase": "Pending"}))).is_empty());
         let mut evicted = running();
         (evicted["nodeName"], evicted["formerNodeName"]) = (Value::Null, json!("n1"));
-        assert_eq!((VIEW.index)(&container(evicted.clone()))[0], (NODE, "n1".to_owned()));
-        let pod = typed(evicted);
+        assert_eq!((VIEW.index)(&container(&evicted))[0], (NODE, "n1".to_owned()));
+        let mut let_go = container(&evicted);
+        let_go["metadata"]["finalizers"] = json!([]);
+        assert!((VIEW.index)(&let_go).is_empty());
+        let pod = typed(&evicted);
         assert_eq!((pod.spec.unwrap().node_name.as_deref(), pod.metadata.uid.as_deref()), (Some("n1"), Some("b-1")));
         assert!(pod.metadata.deletion_timestamp.is_some());
     }

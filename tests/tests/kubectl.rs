@@ -115,6 +115,8 @@ fn main_job(kubectl: &Kubectl<'_>) {
     assert!(kubectl.run(&["explain", "container.spec.ports"]).contains("hostPort"));
     until("the page", PATIENCE, || kubectl.host.fetch("http://127.0.0.1:8088/").map(|_| ()));
 
+    pods(kubectl);
+
     kubectl.run(&["label", "container", "web", "tier=front"]);
     assert!(kubectl.run(&["get", "containers", "-l", "tier=front", "-o", "name"]).contains("container.gantry.dev/web"));
     assert!(kubectl.run(&["patch", "container", "web", "--type=merge", "-p", "{}"]).contains("no change"));
@@ -124,6 +126,25 @@ fn main_job(kubectl: &Kubectl<'_>) {
 
     kubectl.run(&["delete", "-f", QUICKSTART, "--timeout=60s"]);
     assert_eq!(kubectl.run(&["get", "containers,volumes", "-o", "name"]), "");
+}
+
+/// Containers as Pods, and the emptying of their node.
+fn pods(kubectl: &Kubectl<'_>) {
+    let wide = kubectl.run(&["get", "pods", "-o", "wide"]);
+    assert!(wide.contains("web") && wide.contains("1/1") && wide.contains("Running") && wide.contains("10."), "{wide}");
+    kubectl.run(&["wait", "--for=condition=Ready", "pod/web", "--timeout=30s"]);
+    let described = kubectl.run(&["describe", "pod", "web"]);
+    assert!(described.contains("Controlled By:") && described.contains("Container/web"), "{described}");
+    assert!(kubectl.run(&["get", "pods", "--field-selector=spec.nodeName=node,status.phase=Running", "-o", "name"]).contains("pod/web"));
+    assert!(kubectl.fails(&["delete", "pod", "web"]).contains("pods are views; use container/NAME"));
+
+    let drained = kubectl.run(&["drain", "node", "--timeout=60s"]);
+    assert!(drained.contains("node/node drained"), "{drained}");
+    assert_eq!(kubectl.run(&["get", "pods", "-o", "name"]), "");
+    let waiting = kubectl.run(&["get", "containers", "-o", "jsonpath={.items[*].status.nodeName}"]);
+    assert_eq!(waiting, "", "no other node takes them");
+    kubectl.run(&["uncordon", "node"]);
+    kubectl.run(&["wait", "--for=condition=Ready", "container/web", "container/visitor", "--timeout=60s"]);
 }
 
 fn core_kinds(kubectl: &Kubectl<'_>, minor: u32) {

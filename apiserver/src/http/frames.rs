@@ -53,6 +53,8 @@ struct Kept {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Id {
     entry: usize,
+    /// Of the objects shown: a view's are made of the same entries.
+    plural: &'static str,
     type_: FrameType,
     form: Form,
     include: IncludeObject,
@@ -72,7 +74,7 @@ impl Frames {
         if entry.bytes.len() > BYTES / 16 {
             return self.encode(type_, entry, view);
         }
-        let id = Id { entry: Arc::as_ptr(entry).addr(), type_, form: view.form, include: view.include };
+        let id = Id { entry: Arc::as_ptr(entry).addr(), plural: view.kind.plural, type_, form: view.form, include: view.include };
         // Encoded outside the lock: others may ask for other frames meanwhile.
         let slot = self.kept.lock().unwrap_or_else(PoisonError::into_inner).slot(id, entry);
         slot.frame.get_or_init(|| self.encode(type_, entry, view)).clone()

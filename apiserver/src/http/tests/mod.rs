@@ -5,6 +5,7 @@ mod components;
 mod documents;
 mod history;
 mod metrics;
+mod pods;
 mod pressure;
 mod reading;
 mod watching;
