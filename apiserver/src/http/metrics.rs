@@ -196,7 +196,7 @@ impl Page<'_> {
     }
 
     fn histogram(&mut self, name: &str, help: &str, histogram: &StoreHistogram, unit: f64) -> fmt::Result {
-        let bound = |power: usize| if power + 1 == histogram.counts.len() { f64::MAX } else { (1_u64 << power) as f64 * unit };
+        let bound = |power: usize| if power + 1 == histogram.counts.len() { f64::INFINITY } else { (1_u64 << power) as f64 * unit };
         let buckets: Vec<(f64, u64)> = histogram.counts.iter().enumerate().map(|(power, count)| (bound(power), *count)).collect();
         let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Histogram)?;
         metric.encode_histogram::<NoLabelSet>(histogram.sum as f64 * unit, histogram.count(), &buckets, None)
