@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Flow(pub(crate) u64);
 
-/// Bounds of a [`Gate`].
+/// Bounds of a gate: of what is worked on at once, and what waits for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GateLimits {
     /// Requests worked on at a time.
