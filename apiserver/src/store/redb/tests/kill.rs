@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
+use super::history::whole_log;
 use super::*;
 
 const DIR: &str = "STORE_KILL_TEST_DIR";
@@ -124,8 +125,7 @@ impl Told {
             let record = store.get(&key(name)).await.unwrap().unwrap_or_else(|| panic!("{name} is lost"));
             assert!(record.revision.0 >= *acknowledged, "{name} went back from {acknowledged} to {}", record.revision);
         }
-        let oldest = store.oldest();
-        let events = store.events(oldest, usize::MAX).await.unwrap();
+        let (oldest, events) = whole_log(store).await.unwrap();
         assert_eq!(events.iter().map(|e| e.record.revision.0).collect::<Vec<_>>(), (oldest.0 + 1..=now).collect::<Vec<_>>());
         for event in events.iter().filter(|event| said.contains_key(&event.record.revision.0)) {
             assert_eq!(event.record.key, key(&said[&event.record.revision.0]));
