@@ -12,8 +12,8 @@ use super::params::Params;
 use super::render::{IncludeObject, View};
 use super::route::{self, ResourcePath, Route};
 use super::{
-    AppState, apply_request, binding, content, create, delete, delete_collection, get, health, list, negotiate, patch, reviews, update,
-    watch,
+    AppState, apply_request, backup, binding, content, create, delete, delete_collection, get, health, list, negotiate, patch, reviews,
+    update, watch,
 };
 use crate::admission::check_read;
 use crate::auth::{Attributes, Decision, Identity};
@@ -109,6 +109,7 @@ async fn answer(server: AppState, request: Request) -> Result<Response<Body>, Ap
         Route::OpenApiIndex => openapi::index(&parts.headers),
         Route::OpenApi(path) => openapi::document(&parts.headers, &path),
         Route::Version => Ok(health::version()),
+        Route::Backup => backup::backup(&server).await,
         Route::Health(endpoint) => Ok(health::health(&server, &endpoint, &params)),
         Route::Resource(_) => Err(ApiError::no_such_resource()),
     }

@@ -38,6 +38,8 @@ pub(crate) enum Route {
     Version,
     /// `/livez`, `/readyz`, `/healthz`
     Health(String),
+    /// `/backup`: all objects as one file.
+    Backup,
 }
 
 /// Understands a path; slashes at the end do not matter.
@@ -58,6 +60,7 @@ pub(crate) fn parse(path: &str) -> Result<Route, ApiError> {
         ["openapi", "v3"] => Ok(Route::OpenApiIndex),
         ["openapi", "v3", rest @ ..] => Ok(Route::OpenApi(rest.join("/"))),
         ["version"] => Ok(Route::Version),
+        ["backup"] => Ok(Route::Backup),
         ["livez" | "readyz" | "healthz", ..] => Ok(Route::Health(parts[0].to_owned())),
         _ => Err(ApiError::no_such_resource()),
     }

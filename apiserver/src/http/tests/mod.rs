@@ -4,6 +4,7 @@ mod applying;
 mod components;
 mod documents;
 mod reading;
+mod store;
 mod watching;
 mod writing;
 
@@ -69,7 +70,12 @@ impl Harness {
 
     /// Without any object.
     pub(super) async fn empty(config: CacheConfig) -> Self {
-        let cache = Cache::open(Arc::new(MemoryStore::new()), config).await.unwrap();
+        Self::over(Arc::new(MemoryStore::new()), config).await
+    }
+
+    /// Over a store that the test holds too.
+    pub(super) async fn over(store: Arc<MemoryStore>, config: CacheConfig) -> Self {
+        let cache = Cache::open(store, config).await.unwrap();
         let mut server = ApiServer::new(cache, Arc::new(FixedAuthorizer));
         let counter = AtomicU64::new(1);
         server.random = Arc::new(move || u128::from(counter.fetch_add(1, Ordering::Relaxed)) << 64 | 7);
