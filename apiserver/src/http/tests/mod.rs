@@ -4,6 +4,7 @@ mod applying;
 mod components;
 mod documents;
 mod reading;
+mod requests;
 mod watching;
 mod writing;
 
