@@ -19,6 +19,7 @@ mod endpoint;
 mod error;
 mod informer;
 mod request;
+mod retry;
 mod transport;
 mod wait;
 

@@ -25,11 +25,7 @@ impl Client {
     ///
     /// `User-Agent` is filled in, and `Accept: application/json` unless the request says otherwise.
     pub async fn request(&self, request: Request<Body>) -> Result<Response<Body>, ClientError> {
-        let answer = self.send(request).await?;
-        if answer.status().is_success() {
-            return Ok(answer);
-        }
-        Err(refusal(answer).await)
+        accepted(self.send(request).await?).await
     }
 
     /// Sends JSON, or nothing, and reads JSON.
@@ -62,7 +58,7 @@ impl Client {
         Ok((answer.into_parts().0, TokioIo::new(stream)))
     }
 
-    async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, ClientError> {
+    pub(crate) async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, ClientError> {
         let headers = request.headers_mut();
         if let Ok(agent) = HeaderValue::try_from(format!("{}/{}", self.manager, env!("CARGO_PKG_VERSION"))) {
             headers.entry(header::USER_AGENT).or_insert(agent);
@@ -81,11 +77,8 @@ impl Client {
         body: Option<Bytes>,
     ) -> Result<T, ClientError> {
         let what = format!("{method} {path}");
-        let body = match body {
-            Some(bytes) => (Some(content_type), body::full(bytes)),
-            None => (None, body::empty()),
-        };
-        let answer = self.request(build(method, path, accept, body.0, body.1)?).await?;
+        let head = build(method, path, accept, body.as_ref().map(|_| content_type), ())?;
+        let answer = accepted(self.send_again(&head, body.as_ref()).await?).await?;
         let bytes = body::collect(answer.into_body(), ANSWER_LIMIT)
             .await
             .map_err(|error| ClientError::transport(format!("read the answer to {what}"), error))?;
@@ -94,7 +87,8 @@ impl Client {
 
     /// One request whose answer streams.
     pub(crate) async fn open(&self, path: &str, accept: &str) -> Result<Body, ClientError> {
-        Ok(self.request(build(Method::GET, path, accept, None, body::empty())?).await?.into_body())
+        let head = build(Method::GET, path, accept, None, ())?;
+        Ok(accepted(self.send_again(&head, None).await?).await?.into_body())
     }
 }
 
@@ -103,12 +97,16 @@ pub(crate) fn encode(value: &impl serde::Serialize, what: &str) -> Result<Bytes,
     serde_json::to_vec(value).map(Bytes::from).map_err(|error| ClientError::transport(format!("encode the request to {what}"), error))
 }
 
-fn build(method: Method, path: &str, accept: &str, content_type: Option<&str>, body: Body) -> Result<Request<Body>, ClientError> {
+fn build<B>(method: Method, path: &str, accept: &str, content_type: Option<&str>, body: B) -> Result<Request<B>, ClientError> {
     let mut builder = Request::builder().method(method).uri(path).header(header::ACCEPT, accept);
     if let Some(content_type) = content_type {
         builder = builder.header(header::CONTENT_TYPE, content_type);
     }
     builder.body(body).map_err(|error| ClientError::transport(format!("make a request to {path}"), error))
+}
+
+async fn accepted(answer: Response<Body>) -> Result<Response<Body>, ClientError> {
+    if answer.status().is_success() { Ok(answer) } else { Err(refusal(answer).await) }
 }
 
 async fn refusal(answer: Response<Body>) -> ClientError {

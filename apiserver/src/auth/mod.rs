@@ -75,6 +75,11 @@ impl Identity {
         self.groups.iter().any(|member| member == group)
     }
 
+    /// Whether it is a part of the engine, and no user.
+    pub(crate) fn is_of_the_engine(&self) -> bool {
+        self.component() != Component::None || (self.user == APISERVER_USER && !self.is_in(ADMINS_GROUP))
+    }
+
     /// Whether nobody is known to ask.
     pub fn is_anonymous(&self) -> bool {
         self.user == ANONYMOUS_USER

@@ -11,8 +11,6 @@ use super::state::State;
 use crate::store::{Event, ReadError, Revision, Store};
 
 const PAGE: usize = 1_000;
-/// Events applied under one lock: readers wait no longer than this takes.
-const BATCH: usize = 512;
 const RETRY: Duration = Duration::from_millis(500);
 
 /// All objects and the kept log.
@@ -75,12 +73,11 @@ impl Feeder {
         let mut newest = self.store.revision();
         loop {
             let at = *self.applied.borrow();
-            match self.store.events(at, BATCH).await {
-                Ok(events) if events.is_empty() => {
-                    if newest.wait_for(|revision| *revision > at).await.is_err() {
-                        return;
-                    }
-                }
+            let Ok(told) = newest.wait_for(|revision| *revision > at).await.map(|told| *told) else { return };
+            // Up to what the store has told, in one step: that is the end of a transaction, so that no list shows half of one.
+            // What is behind is bounded by the store's largest group of commits, unless this task was held up.
+            let limit = usize::try_from(told.0 - at.0).unwrap_or(usize::MAX);
+            match self.store.events(at, limit).await {
                 Ok(events) => self.apply(&events),
                 Err(ReadError::Closed) => return,
                 Err(ReadError::Compacted { .. } | ReadError::Future { .. }) => self.reload().await,
@@ -107,10 +104,7 @@ impl Feeder {
             Ok(loaded) => {
                 tracing::warn!(rv = loaded.revision().0, "watch cache was loaded anew");
                 let revision = loaded.revision();
-                self.write(|state| {
-                    state.end_watches(true);
-                    *state = loaded;
-                });
+                self.write(|state| state.replace_by(loaded));
                 self.applied.send_replace(revision);
                 self.grew.notify_waiters();
             }

@@ -9,6 +9,8 @@
 //!   whose queue is full is ended, so that it slows nobody ([`Watcher`]).
 
 mod feed;
+#[cfg(test)]
+pub(crate) mod history;
 mod page;
 pub mod selector;
 mod state;
@@ -44,6 +46,23 @@ impl Default for CacheConfig {
     fn default() -> Self {
         Self { history_events: 10_000, history_bytes: 16 * 1024 * 1024, watcher_events: 1_000 }
     }
+}
+
+/// Figures of a cache.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CacheStats {
+    /// Objects per resource, such as `gantry.dev/containers`.
+    pub objects: Vec<(Arc<str>, usize)>,
+    /// The newest change that can be read.
+    pub revision: Revision,
+    /// Changes in the history.
+    pub history_events: usize,
+    /// Bytes of the objects in it.
+    pub history_bytes: usize,
+    /// Watches that go on.
+    pub watchers: usize,
+    /// Watches ended because their queue was full, since the cache was opened.
+    pub ended_slow: u64,
 }
 
 /// The objects in memory, in front of a store. Dropping it ends its task and all watches.
@@ -158,8 +177,17 @@ impl Cache {
     /// Those of the store.
     pub async fn compact(&self, through: Revision) -> Result<(), CommitError> {
         self.store.compact(through).await?;
-        self.state.write().unwrap_or_else(PoisonError::into_inner).forget(through);
+        self.forget(through);
         Ok(())
+    }
+
+    fn forget(&self, through: Revision) {
+        self.state.write().unwrap_or_else(PoisonError::into_inner).forget(through);
+    }
+
+    /// Figures for metrics.
+    pub fn stats(&self) -> CacheStats {
+        self.read().stats()
     }
 
     /// Watches that go on now.

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use super::selector::Selection;
 use super::watcher::{WatchError, WatchEvent, WatchStart, Watcher, WatcherHandle};
-use super::{CacheConfig, Entry};
+use super::{CacheConfig, CacheStats, Entry};
 use crate::store::{Change, Event, Index, Key, Revision};
 
 /// One change in the history.
@@ -40,6 +40,7 @@ pub(super) struct State {
     /// The lowest revision at which lists can be made: before it, the history lacks the objects' previous states.
     oldest_list: Revision,
     closed: bool,
+    ended_slow: u64,
 }
 
 impl State {
@@ -56,6 +57,7 @@ impl State {
             oldest,
             oldest_list: revision,
             closed: false,
+            ended_slow: 0,
         };
         for entry in objects {
             state.put(&entry);
@@ -217,6 +219,7 @@ impl State {
     /// Every watcher's own queue: a full one ends its watcher and nobody else.
     fn hand_out(&mut self, happened: &Happened) {
         let Some(watchers) = self.watchers.get_mut(&happened.entry.key.resource) else { return };
+        let ended_slow = &mut self.ended_slow;
         watchers.retain(|watcher| {
             let Some(event) = happened.as_seen_by(&watcher.selection) else { return true };
             match watcher.queue.try_send(event) {
@@ -224,6 +227,7 @@ impl State {
                 Err(mpsc::error::TrySendError::Closed(_)) => false,
                 Err(mpsc::error::TrySendError::Full(_)) => {
                     watcher.expired.store(true, Ordering::Release);
+                    *ended_slow += 1;
                     false
                 }
             }
@@ -276,6 +280,25 @@ impl State {
             watcher.expired.store(expired, Ordering::Release);
         }
         self.closed = !expired;
+    }
+
+    /// What was loaded anew takes the place of what was known: all watches end as expired.
+    pub(super) fn replace_by(&mut self, loaded: State) {
+        self.end_watches(true);
+        *self = State { ended_slow: self.ended_slow, ..loaded };
+    }
+
+    pub(super) fn stats(&self) -> CacheStats {
+        let mut objects: Vec<_> = self.objects.iter().map(|(resource, objects)| (resource.clone(), objects.len())).collect();
+        objects.sort();
+        CacheStats {
+            objects,
+            revision: self.revision,
+            history_events: self.history.len(),
+            history_bytes: self.history_bytes,
+            watchers: self.watchers(),
+            ended_slow: self.ended_slow,
+        }
     }
 
     /// Watchers that have not gone away.

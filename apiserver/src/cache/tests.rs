@@ -1,4 +1,5 @@
 mod as_store;
+mod known_bugs;
 
 use std::time::Duration;
 

@@ -121,8 +121,12 @@ impl Watcher {
         // The order matters: what was applied before this look is already in the queue, so an empty queue after it means that
         // nothing up to `revision` is untold. `applied` is moved only after the events were handed out.
         let revision = *self.applied.borrow();
-        let started = self.initial.len() == 0 && self.initial_end.is_none() && self.backlog.is_empty();
-        (started && self.queue.is_empty() && !self.queue.is_closed()).then_some(revision.max(self.told))
+        (self.is_live() && self.queue.is_empty() && !self.queue.is_closed()).then_some(revision.max(self.told))
+    }
+
+    /// Whether what is told from now on happens now: all that the watch began with has been told.
+    pub fn is_live(&self) -> bool {
+        self.initial.len() == 0 && self.initial_end.is_none() && self.backlog.is_empty()
     }
 
     fn take_started(&mut self) -> Option<WatchEvent> {

@@ -1,5 +1,7 @@
 //! Request bodies: read within bounds, decoded from JSON, YAML or (for a few kinds) protobuf.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
@@ -13,6 +15,8 @@ use super::protobuf;
 
 /// The most bytes of a request body (Kubernetes' limit).
 pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
+/// How long a body may take to come: whoever sends one has a seat that others want.
+const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// Duplicate fields that are reported; more do not help anybody.
 const MAX_DUPLICATES: usize = 32;
 /// What bodies may be.
@@ -30,9 +34,10 @@ pub(crate) struct Decoded {
 /// The whole body.
 ///
 /// # Errors
-/// 413 past [`MAX_BODY_BYTES`], 400 when the client goes away.
+/// 413 past [`MAX_BODY_BYTES`], 408 when it does not come, 400 when the client goes away.
 pub(crate) async fn read(body: Body) -> Result<Bytes, ApiError> {
-    match Limited::new(body, MAX_BODY_BYTES).collect().await {
+    let whole = tokio::time::timeout(BODY_PATIENCE, Limited::new(body, MAX_BODY_BYTES).collect()).await;
+    match whole.map_err(|_elapsed| ApiError::body_timeout(BODY_PATIENCE.as_secs()))? {
         Ok(whole) => Ok(whole.to_bytes()),
         Err(error) if error.is::<LengthLimitError>() => {
             Err(ApiError::too_large(format!("Request entity too large: limit is {MAX_BODY_BYTES}")))

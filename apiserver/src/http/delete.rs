@@ -14,7 +14,8 @@ use super::options::dry_run;
 use super::params::Params;
 use super::render;
 use super::write::{MAX_ATTEMPTS, Written, encode, operation};
-use crate::store::{CommitError, Expect, Revision};
+use crate::cache::Entry;
+use crate::store::{CommitError, Expect, Op, Revision, Unversioned};
 use crate::strategy::object::{
     decode, finalizers, is_held, is_namespace, is_terminating, key, meta_text, set_field, set_finalizers, set_meta, time_text,
 };
@@ -47,6 +48,11 @@ impl DeleteOptions {
         let bytes = body::read(body).await?;
         let options = if bytes.is_empty() { Value::Null } else { body::decode(headers, &bytes)?.value };
         Self::parse(&options, params)
+    }
+
+    /// Whether nothing is to be stored.
+    pub(super) fn dry_run(&self) -> bool {
+        self.dry_run
     }
 
     fn parse(options: &Value, params: &Params) -> Result<Self, ApiError> {
@@ -132,16 +138,9 @@ pub(super) async fn remove(
     let key = key(kind, namespace, name);
     for _ in 0..MAX_ATTEMPTS {
         let entry = server.cache.get(&key).ok_or_else(|| ApiError::not_found(kind, name))?;
-        let old = decode(&entry).map_err(|_| ApiError::internal("a stored object cannot be decoded"))?;
-        options.check(kind, name, &old, entry.revision)?;
-        let (object, change) = mark(kind, &old, options, || time_text(server.now()));
-        let gone = change == Change::Delete;
+        let Deletion { op, value, gone } = plan(server, kind, &entry, options)?;
         let written = |bytes| Written { bytes, created: false, warnings: Vec::new() };
-        let prepared = Prepared { object, change, warnings: Vec::new() };
-        let Some(op) = operation(kind, &prepared, Expect::At(entry.revision))? else {
-            return Ok((written(entry.bytes.clone()), false));
-        };
-        let value = encode(&prepared.object)?;
+        let (Some(op), Some(value)) = (op, value) else { return Ok((written(entry.bytes.clone()), false)) };
         if options.dry_run {
             return Ok((written(value.at(entry.revision)), gone));
         }
@@ -152,6 +151,30 @@ pub(super) async fn remove(
         }
     }
     Err(ApiError::modified(kind, name))
+}
+
+/// What a request to delete does to an object.
+pub(super) struct Deletion {
+    /// `None`: nothing is left to do.
+    pub(super) op: Option<Op>,
+    /// The object then; of one that is deleted, its last state.
+    pub(super) value: Option<Unversioned>,
+    gone: bool,
+}
+
+/// The deletion of an object as it stands.
+///
+/// # Errors
+/// 409 for preconditions.
+pub(super) fn plan(server: &ApiServer, kind: &KindInfo, entry: &Entry, options: &DeleteOptions) -> Result<Deletion, ApiError> {
+    let old = decode(entry).map_err(|_| ApiError::internal("a stored object cannot be decoded"))?;
+    options.check(kind, &entry.key.name, &old, entry.revision)?;
+    let (object, change) = mark(kind, &old, options, || time_text(server.now()));
+    let gone = change == Change::Delete;
+    let prepared = Prepared { object, change, warnings: Vec::new() };
+    let op = operation(kind, &prepared, Expect::At(entry.revision))?;
+    let value = op.is_some().then(|| encode(&prepared.object)).transpose()?;
+    Ok(Deletion { op, value, gone })
 }
 
 /// The object after a request to delete it.

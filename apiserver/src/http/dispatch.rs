@@ -5,15 +5,17 @@ use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Response};
 use gantry_api::registry::{KindInfo, find_resource};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::error::ApiError;
+use super::metrics::RequestLabels;
 use super::params::Params;
 use super::render::{IncludeObject, View};
 use super::route::{self, ResourcePath, Route};
 use super::{
-    AppState, apply_request, binding, content, create, delete, delete_collection, get, health, list, negotiate, patch, reviews, update,
-    watch,
+    AppState, apply_request, binding, content, create, delete, delete_collection, get, health, list, metrics, negotiate, patch, reviews,
+    update, watch,
 };
 use crate::admission::check_read;
 use crate::auth::{Attributes, Decision, Identity};
@@ -49,7 +51,7 @@ impl Target {
     /// 406 and 400.
     pub(crate) fn view(&self, tables: bool) -> Result<View, ApiError> {
         let form = negotiate::form(&self.headers, tables)?;
-        Ok(View { kind: self.kind, form, include: IncludeObject::parse(&self.params)?, now: self.server.now() })
+        Ok(View { kind: self.kind, form, include: IncludeObject::parse(&self.params)?, columns: true, now: self.server.now() })
     }
 
     /// Which objects of the collection the request is about.
@@ -77,13 +79,14 @@ impl Target {
 
 /// Every request of the API.
 pub(super) async fn handle(State(server): State<AppState>, request: Request) -> Response<Body> {
-    match answer(server, request).await {
-        Ok(response) => response,
-        Err(error) => error.response(),
-    }
+    let begin = Instant::now();
+    let mut labels = RequestLabels::default();
+    let response = answer(server.clone(), request, &mut labels).await.unwrap_or_else(|error| error.response());
+    server.metrics.record(labels, response.status(), begin.elapsed());
+    response
 }
 
-async fn answer(server: AppState, request: Request) -> Result<Response<Body>, ApiError> {
+async fn answer(server: AppState, request: Request, labels: &mut RequestLabels) -> Result<Response<Body>, ApiError> {
     let (parts, body) = request.into_parts();
     let identity = parts.extensions.get::<Identity>().cloned().unwrap_or_else(Identity::anonymous);
     let params = Params::parse(parts.uri.query())?;
@@ -95,7 +98,9 @@ async fn answer(server: AppState, request: Request) -> Result<Response<Body>, Ap
         }
     };
     if let Route::Resource(path) = route {
-        return resource(server, identity, path, params, parts, body).await;
+        let verb = verb(&parts.method, &path, &params)?;
+        *labels = RequestLabels::of(verb, &path);
+        return resource(server, identity, verb, path, params, parts, body).await;
     }
     authorize_path(&server, &identity, &parts)?;
     if parts.method != Method::GET && parts.method != Method::HEAD {
@@ -110,6 +115,7 @@ async fn answer(server: AppState, request: Request) -> Result<Response<Body>, Ap
         Route::OpenApi(path) => openapi::document(&parts.headers, &path),
         Route::Version => Ok(health::version()),
         Route::Health(endpoint) => Ok(health::health(&server, &endpoint, &params)),
+        Route::Metrics => metrics::answer(&server),
         Route::Resource(_) => Err(ApiError::no_such_resource()),
     }
 }
@@ -173,12 +179,12 @@ fn verb(method: &Method, path: &ResourcePath, params: &Params) -> Result<&'stati
 async fn resource(
     server: AppState,
     identity: Identity,
+    verb: &'static str,
     path: ResourcePath,
     params: Params,
     parts: Parts,
     body: Body,
 ) -> Result<Response<Body>, ApiError> {
-    let verb = verb(&parts.method, &path, &params)?;
     let attributes = Attributes {
         verb,
         group: &path.group,
@@ -189,6 +195,10 @@ async fn resource(
         path: parts.uri.path(),
     };
     permit(&server, &identity, &attributes)?;
+    let _seat = match needs_seat(verb, &path) {
+        Some(is_write) => Some(server.flow.enter(&identity, &parts.headers, is_write).await?),
+        None => None,
+    };
     if let Some(response) = virtual_resource(&server, &identity, &path, &params, &parts) {
         return response.answer(&server, &identity, params, parts.headers, body).await;
     }
@@ -209,6 +219,16 @@ async fn resource(
         }
         (Some(name), None) => object(&target, verb, &name, body).await,
         (Some(name), Some(subresource)) => self::subresource(&target, verb, &name, &subresource, parts, body).await,
+    }
+}
+
+/// Whether a request counts among the reads (`false`) or the writes (`true`) that are worked on. Watches, streams to containers and
+/// uploads last as long as they last.
+fn needs_seat(verb: &str, path: &ResourcePath) -> Option<bool> {
+    match (verb, path.plural.as_str(), path.subresource.as_deref()) {
+        ("watch", ..) | (_, "content", _) | (_, _, Some("log" | "exec")) => None,
+        ("get" | "list", ..) => Some(false),
+        _ => Some(true),
     }
 }
 

@@ -119,6 +119,11 @@ impl ApiError {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "UnsupportedMediaType", message)
     }
 
+    /// 408: the body did not come.
+    pub fn body_timeout(seconds: u64) -> Self {
+        Self::new(StatusCode::REQUEST_TIMEOUT, "Timeout", format!("the body of the request did not arrive within {seconds} s"))
+    }
+
     /// 409 of a create.
     pub fn already_exists(kind: &KindInfo, name: &str) -> Self {
         let message = format!("{} {name:?} already exists", kind.qualified());
@@ -195,6 +200,13 @@ impl ApiError {
         let message = format!("Timeout: Too large resource version: {asked}, current: {current}");
         let mut error = Self::new(StatusCode::GATEWAY_TIMEOUT, "Timeout", message)
             .with_causes(vec![json!({"reason": "ResourceVersionTooLarge", "message": "Too large resource version"})]);
+        error.details.insert("retryAfterSeconds".into(), 1.into());
+        error
+    }
+
+    /// 429: nothing was done; try again in a second.
+    pub fn too_many_requests(message: impl Into<String>) -> Self {
+        let mut error = Self::new(StatusCode::TOO_MANY_REQUESTS, "TooManyRequests", message);
         error.details.insert("retryAfterSeconds".into(), 1.into());
         error
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::stream;
 use gantry_api::validate::FieldErrorReason;
 use serde_json::{Value, json};
@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 use super::dispatch::Target;
 use super::error::ApiError;
 use super::negotiate::Form;
-use super::render::{self, View};
+use super::render::{self, LIST_TAIL, View};
 use super::watch;
 use crate::cache::{Continue, Entry, ListPage, PageError, Selection};
 use crate::store::Revision;
@@ -41,13 +41,7 @@ pub(super) async fn list(target: &Target) -> Result<Response<Body>, ApiError> {
             metadata["remainingItemCount"] = remaining.into();
         }
     }
-    match view.form {
-        Form::Table(_) => {
-            let rows = page.entries.iter().map(|e| Ok(view.row(render::parse(&e.bytes)?))).collect::<Result<Vec<_>, ApiError>>()?;
-            Ok(render::json(StatusCode::OK, view.table(&rows, &metadata).to_string()))
-        }
-        Form::Full | Form::Partial(_) => Ok(render::json(StatusCode::OK, items(view, &metadata, page.entries))),
-    }
+    Ok(render::json(StatusCode::OK, items(view, &metadata, page.entries.into_iter().map(|entry| entry.bytes.clone()).collect())))
 }
 
 async fn read(target: &Target, selection: &Selection) -> Result<ListPage, ApiError> {
@@ -126,27 +120,32 @@ fn at(target: &Target, limit: usize, continued: bool) -> Result<At, ApiError> {
     }
 }
 
-/// The list as a stream of shared bytes, put together piece by piece.
-fn items(view: View, metadata: &Value, entries: Vec<Arc<Entry>>) -> Body {
-    let (kind, api_version) = match view.form {
-        Form::Partial(version) => ("PartialObjectMetadataList".to_owned(), format!("meta.k8s.io/{version}")),
-        Form::Full | Form::Table(_) => (view.kind.list_kind(), view.kind.api_version()),
+/// A list of encoded objects as a stream, put together piece by piece.
+pub(super) fn items(view: View, metadata: &Value, objects: Vec<Bytes>) -> Body {
+    let list = |kind: &str, api_version: &str| {
+        format!("{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[", json!(kind), json!(api_version))
     };
-    let head = format!("{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[", json!(kind), json!(api_version));
-    let start = (Some(BytesMut::from(head.as_bytes())), entries.into_iter(), true);
-    Body::from_stream(stream::try_unfold(start, move |(buffer, mut entries, mut first)| async move {
+    let head = match view.form {
+        Form::Full => list(&view.kind.list_kind(), &view.kind.api_version()),
+        Form::Partial(version) => list("PartialObjectMetadataList", &format!("meta.k8s.io/{version}")),
+        Form::Table(_) => view.table_head(&metadata.to_string()),
+    };
+    let start = (Some(head.into_bytes()), objects.into_iter(), true);
+    Body::from_stream(stream::try_unfold(start, move |(buffer, mut objects, mut first)| async move {
         let Some(mut buffer) = buffer else { return Ok(None) };
         while buffer.len() < CHUNK_BYTES {
-            let Some(entry) = entries.next() else {
-                buffer.put_slice(b"]}");
-                return Ok(Some((buffer.freeze(), (None, entries, first))));
+            let Some(object) = objects.next() else {
+                buffer.extend_from_slice(LIST_TAIL);
+                return Ok(Some((Bytes::from(buffer), (None, objects, first))));
             };
             if !std::mem::take(&mut first) {
-                buffer.put_u8(b',');
+                buffer.push(b',');
             }
-            let object: Bytes = view.encode(&entry.bytes)?;
-            buffer.put_slice(&object);
+            match view.form {
+                Form::Table(_) => view.row(&mut buffer, &object)?,
+                Form::Full | Form::Partial(_) => buffer.extend_from_slice(&view.encode(&object)?),
+            }
         }
-        Ok::<_, ApiError>(Some((buffer.freeze(), (Some(BytesMut::new()), entries, first))))
+        Ok::<_, ApiError>(Some((Bytes::from(buffer), (Some(Vec::new()), objects, first))))
     }))
 }

@@ -13,9 +13,12 @@ mod delete;
 mod delete_collection;
 pub(crate) mod dispatch;
 pub mod error;
+mod flow;
+mod frames;
 mod get;
 mod health;
 mod list;
+mod metrics;
 pub(crate) mod negotiate;
 mod options;
 mod params;
@@ -39,11 +42,15 @@ use crate::auth::Authorizer;
 use crate::cache::Cache;
 use crate::stream::NodeProxy;
 pub use body::MAX_BODY_BYTES;
+pub use flow::{FlowLimits, GateLimits};
 
 /// Tells the time that is written into objects.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// A source of 128 random bits, for uids and generated names.
 pub type Random = Arc<dyn Fn() -> u128 + Send + Sync>;
+
+/// Tells the figures of the store.
+pub type StoreStats = Box<dyn Fn() -> crate::store::redb::Stats + Send + Sync>;
 
 /// What the router serves from. Shared by all requests.
 pub struct ApiServer {
@@ -61,8 +68,13 @@ pub struct ApiServer {
     pub content: Option<Arc<ContentStore>>,
     /// The way to the nodes' agents, once there is one.
     pub node_proxy: OnceLock<Arc<dyn NodeProxy>>,
+    /// Figures of the store, for `/metrics`.
+    pub store_stats: Option<StoreStats>,
     /// Held while an Image is checked and committed, so that two claims of one reference cannot pass each other.
     pub(crate) image_claims: tokio::sync::Mutex<()>,
+    pub(crate) frames: frames::Frames,
+    pub(crate) flow: flow::FlowControl,
+    pub(crate) metrics: metrics::RequestMetrics,
 }
 
 /// What handlers get.
@@ -80,7 +92,18 @@ impl ApiServer {
             content: None,
             node_proxy: OnceLock::new(),
             image_claims: tokio::sync::Mutex::new(()),
+            frames: frames::Frames::default(),
+            flow: flow::FlowControl::new(&FlowLimits::default()),
+            metrics: metrics::RequestMetrics::default(),
+            store_stats: None,
         }
+    }
+
+    /// Other bounds of what is worked on at a time; before the first request.
+    #[must_use]
+    pub fn with_flow_limits(mut self, limits: &FlowLimits) -> Self {
+        self.flow = flow::FlowControl::new(limits);
+        self
     }
 
     /// Connects the agents' side of logs and exec; the first call counts.

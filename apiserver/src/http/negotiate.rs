@@ -5,7 +5,7 @@ use axum::http::{HeaderMap, header};
 use super::error::ApiError;
 
 /// The form of an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Form {
     /// The whole object.
     Full,

@@ -1,10 +1,13 @@
 //! Objects in the form that the client accepts: whole, as table rows, or metadata only.
 
+use std::collections::BTreeMap;
+
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use bytes::Bytes;
-use gantry_api::registry::KindInfo;
+use gantry_api::registry::{KindInfo, humanize_age};
 use jiff::Timestamp;
+use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
 
 use super::error::ApiError;
@@ -17,7 +20,7 @@ const MAX_WARNING_BYTES: usize = 512;
 const MAX_WARNINGS: usize = 32;
 
 /// What table rows carry of their object.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum IncludeObject {
     /// Nothing.
     None,
@@ -46,6 +49,8 @@ pub(crate) struct View {
     pub(crate) kind: &'static KindInfo,
     pub(crate) form: Form,
     pub(crate) include: IncludeObject,
+    /// Whether tables name their columns: in a watch only the first one does.
+    pub(crate) columns: bool,
     pub(crate) now: Timestamp,
 }
 
@@ -55,42 +60,49 @@ impl View {
     /// # Errors
     /// When the stored bytes are not what was written.
     pub(crate) fn encode(&self, bytes: &Bytes) -> Result<Bytes, ApiError> {
-        if self.form == Form::Full {
-            return Ok(bytes.clone());
-        }
-        let object = parse(bytes)?;
         Ok(match self.form {
             Form::Full => bytes.clone(),
-            Form::Partial(version) => partial(object, version).to_string().into(),
+            Form::Partial(version) => {
+                let mut json = Vec::new();
+                partial(&mut json, Parts::of(bytes)?.metadata()?, version);
+                json.into()
+            }
             Form::Table(_) => {
-                let metadata = json!({"resourceVersion": object["metadata"]["resourceVersion"]});
-                let row = self.row(object);
-                self.table(&[row], &metadata).to_string().into()
+                let parts = Parts::of(bytes)?;
+                let metadata = Parts::of(parts.metadata()?.get().as_bytes())?;
+                let revision = metadata.0.get("resourceVersion").map_or("\"\"", |text| text.get());
+                let mut table = self.table_head(&format!("{{\"resourceVersion\":{revision}}}")).into_bytes();
+                self.write_row(&mut table, &parts, &metadata)?;
+                table.extend_from_slice(LIST_TAIL);
+                table.into()
             }
         })
     }
 
     /// An object that carries nothing but a revision, for bookmarks.
-    pub(crate) fn bookmark(&self, metadata: &Value) -> Value {
+    pub(crate) fn bookmark(&self, metadata: &Value) -> String {
+        let object = |kind: &str, api_version: String| json!({"kind": kind, "apiVersion": api_version, "metadata": metadata}).to_string();
         match self.form {
-            Form::Full => json!({"kind": self.kind.kind, "apiVersion": self.kind.api_version(), "metadata": metadata}),
-            Form::Partial(version) => {
-                json!({"kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata})
-            }
-            Form::Table(_) => self.table(&[], metadata),
+            Form::Full => object(self.kind.kind, self.kind.api_version()),
+            Form::Partial(version) => object("PartialObjectMetadata", format!("meta.k8s.io/{version}")),
+            Form::Table(_) => self.table_head(&metadata.to_string()) + "]}",
         }
     }
 
-    /// A table of these rows.
-    pub(crate) fn table(&self, rows: &[Value], metadata: &Value) -> Value {
-        let version = if let Form::Table(version) = self.form { version } else { "v1" };
-        json!({
-            "kind": "Table", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata,
-            "columnDefinitions": self.columns(), "rows": rows,
-        })
+    /// A table up to its first row; [`LIST_TAIL`] ends it.
+    pub(crate) fn table_head(&self, metadata: &str) -> String {
+        let columns = if self.columns { Value::Array(self.column_definitions()) } else { Value::Null };
+        format!(
+            "{{\"kind\":\"Table\",\"apiVersion\":\"meta.k8s.io/{}\",\"metadata\":{metadata},\"columnDefinitions\":{columns},\"rows\":[",
+            self.table_version()
+        )
     }
 
-    fn columns(&self) -> Vec<Value> {
+    fn table_version(&self) -> &'static str {
+        if let Form::Table(version) = self.form { version } else { "v1" }
+    }
+
+    fn column_definitions(&self) -> Vec<Value> {
         let column = |name: &str, type_: &str, format: &str, description: &str, priority: i32| json!({"name": name, "type": type_, "format": format, "description": description, "priority": priority});
         let mut columns = vec![column("Name", "string", "name", "Name of the object, unique in its namespace and kind.", 0)];
         columns.extend(self.kind.columns.iter().map(|c| column(c.name, c.type_, "", c.description, c.priority)));
@@ -98,58 +110,86 @@ impl View {
         columns
     }
 
-    /// The row of an object.
-    pub(crate) fn row(&self, object: Value) -> Value {
+    /// Appends the row of a stored object.
+    ///
+    /// # Errors
+    /// When the stored bytes are not what was written.
+    pub(crate) fn row(&self, json: &mut Vec<u8>, bytes: &[u8]) -> Result<(), ApiError> {
+        let parts = Parts::of(bytes)?;
+        let metadata = Parts::of(parts.metadata()?.get().as_bytes())?;
+        self.write_row(json, &parts, &metadata)
+    }
+
+    fn write_row(&self, json: &mut Vec<u8>, parts: &Parts<'_>, metadata: &Parts<'_>) -> Result<(), ApiError> {
+        let mut object = parts.decoded("metadata")?;
+        // The record of who owns which field is often most of an object, and no cell shows it.
+        object.insert("metadata".to_owned(), Value::Object(metadata.decoded("managedFields")?));
+        let object = Value::Object(object);
         let mut cells = vec![object["metadata"]["name"].clone()];
         cells.extend(self.kind.columns.iter().map(|c| (c.cell)(&object, self.now)));
         cells.push(age(&object, self.now));
-        let version = if let Form::Table(version) = self.form { version } else { "v1" };
+        json.extend_from_slice(b"{\"cells\":");
+        serde_json::to_writer(&mut *json, &cells).map_err(|error| undecodable(&error))?;
         match self.include {
-            IncludeObject::None => json!({"cells": cells}),
-            IncludeObject::Metadata => json!({"cells": cells, "object": partial(object, version)}),
-            IncludeObject::Object => json!({"cells": cells, "object": object}),
+            IncludeObject::None => {}
+            IncludeObject::Metadata => {
+                json.extend_from_slice(b",\"object\":");
+                partial(json, parts.metadata()?, self.table_version());
+            }
+            IncludeObject::Object => {
+                json.extend_from_slice(b",\"object\":");
+                json.extend_from_slice(parts.1);
+            }
         }
+        json.push(b'}');
+        Ok(())
     }
+}
+
+/// What follows the last item of a list or row of a table.
+pub(crate) const LIST_TAIL: &[u8] = b"]}";
+
+/// The fields of a JSON object, each still as it was encoded; and the whole.
+struct Parts<'a>(BTreeMap<String, &'a RawValue>, &'a [u8]);
+
+impl<'a> Parts<'a> {
+    fn of(bytes: &'a [u8]) -> Result<Self, ApiError> {
+        serde_json::from_slice(bytes).map(|fields| Self(fields, bytes)).map_err(|error| undecodable(&error))
+    }
+
+    fn metadata(&self) -> Result<&'a RawValue, ApiError> {
+        self.0.get("metadata").copied().ok_or_else(|| ApiError::internal("a stored object has no metadata"))
+    }
+
+    /// All fields but one.
+    fn decoded(&self, without: &str) -> Result<Map<String, Value>, ApiError> {
+        let fields = self.0.iter().filter(|(name, _)| *name != without);
+        fields.map(|(name, raw)| Ok((name.clone(), parse(raw.get().as_bytes())?))).collect()
+    }
+}
+
+/// Appends metadata as an object of its own.
+fn partial(json: &mut Vec<u8>, metadata: &RawValue, version: &str) {
+    json.extend_from_slice(b"{\"kind\":\"PartialObjectMetadata\",\"apiVersion\":\"meta.k8s.io/");
+    json.extend_from_slice(version.as_bytes());
+    json.extend_from_slice(b"\",\"metadata\":");
+    json.extend_from_slice(metadata.get().as_bytes());
+    json.push(b'}');
 }
 
 /// A stored object, decoded.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Value, ApiError> {
-    serde_json::from_slice(bytes).map_err(|error| {
-        tracing::error!(%error, "a stored object cannot be decoded");
-        ApiError::internal("a stored object cannot be decoded")
-    })
+    serde_json::from_slice(bytes).map_err(|error| undecodable(&error))
 }
 
-/// Its metadata alone.
-pub(crate) fn partial(mut object: Value, version: &str) -> Value {
-    let metadata = object.get_mut("metadata").map_or(Value::Object(Map::new()), Value::take);
-    json!({"kind": "PartialObjectMetadata", "apiVersion": format!("meta.k8s.io/{version}"), "metadata": metadata})
+fn undecodable(error: &serde_json::Error) -> ApiError {
+    tracing::error!(%error, "a stored object cannot be decoded");
+    ApiError::internal("a stored object cannot be decoded")
 }
 
 fn age(object: &Value, now: Timestamp) -> Value {
     let created = object["metadata"]["creationTimestamp"].as_str().and_then(|t| t.parse::<Timestamp>().ok());
-    created.map_or(Value::Null, |created| human_duration(now.duration_since(created).as_secs()).into())
-}
-
-/// A duration as kubectl shows it: one or two units, fewer the longer it is (apimachinery `duration.HumanDuration`).
-pub(crate) fn human_duration(seconds: i64) -> String {
-    let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
-    let two = |big: i64, unit: &str, small: i64, small_unit: &str| {
-        if small == 0 { format!("{big}{unit}") } else { format!("{big}{unit}{small}{small_unit}") }
-    };
-    match seconds {
-        ..-1 => "<invalid>".to_owned(),
-        -1..0 => "0s".to_owned(),
-        0..120 => format!("{seconds}s"),
-        120..600 => two(minutes, "m", seconds % 60, "s"),
-        600..10_800 => format!("{minutes}m"),
-        10_800..28_800 => two(hours, "h", minutes % 60, "m"),
-        28_800..172_800 => format!("{hours}h"),
-        172_800..691_200 => two(days, "d", hours % 24, "h"),
-        691_200..63_072_000 => format!("{days}d"),
-        63_072_000..252_288_000 => two(days / 365, "y", days % 365, "d"),
-        _ => format!("{}y", days / 365),
-    }
+    created.map_or(Value::Null, |created| humanize_age(created, now).into())
 }
 
 /// JSON with a status code.

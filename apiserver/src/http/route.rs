@@ -38,6 +38,8 @@ pub(crate) enum Route {
     Version,
     /// `/livez`, `/readyz`, `/healthz`
     Health(String),
+    /// `/metrics`
+    Metrics,
 }
 
 /// Understands a path; slashes at the end do not matter.
@@ -57,6 +59,7 @@ pub(crate) fn parse(path: &str) -> Result<Route, ApiError> {
         ["apis", group, version, rest @ ..] => resource(group, version, rest),
         ["openapi", "v3"] => Ok(Route::OpenApiIndex),
         ["openapi", "v3", rest @ ..] => Ok(Route::OpenApi(rest.join("/"))),
+        ["metrics"] => Ok(Route::Metrics),
         ["version"] => Ok(Route::Version),
         ["livez" | "readyz" | "healthz", ..] => Ok(Route::Health(parts[0].to_owned())),
         _ => Err(ApiError::no_such_resource()),

@@ -12,8 +12,12 @@ use serde_json::json;
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval_at, sleep_until};
 use tokio_util::sync::CancellationToken;
 
+use super::AppState;
 use super::dispatch::Target;
 use super::error::ApiError;
+use super::flow::WatchPlace;
+use super::frames::FrameType;
+use super::negotiate::Form;
 use super::render::{self, View};
 use crate::cache::{WatchEnd, WatchError, WatchEvent, WatchStart, Watcher};
 use crate::store::Revision;
@@ -69,7 +73,8 @@ pub(super) async fn watch(target: &Target) -> Result<Response<Body>, ApiError> {
     let stream = match target.server.cache.watch(&resource, selection, start) {
         Ok(watcher) => {
             let lasting = Duration::from_secs(seconds.min(MAX_TIMEOUT_SECONDS));
-            Frames::new(view, watcher, bookmarks, initial_events == Some(true), lasting, target.stopping.clone())
+            let place = target.server.flow.watch(&target.identity)?;
+            Frames::new(target, view, (watcher, place), bookmarks, initial_events == Some(true), lasting)
         }
         // A stream that says why it ended, as Kubernetes does: reflectors list again.
         Err(error @ WatchError::Expired { .. }) => {
@@ -109,8 +114,10 @@ fn check_initial_events(target: &Target) -> Result<Option<bool>, ApiError> {
 
 /// The frames of one watch.
 struct Frames {
+    server: AppState,
     view: View,
     watcher: Watcher,
+    _place: WatchPlace,
     bookmarks: Option<Interval>,
     /// The bookmark that ends the initial events is marked as such.
     mark_initial_end: bool,
@@ -123,7 +130,14 @@ struct Frames {
 }
 
 impl Frames {
-    fn new(view: View, watcher: Watcher, bookmarks: bool, mark_initial_end: bool, lasting: Duration, stopping: CancellationToken) -> Self {
+    fn new(
+        target: &Target,
+        view: View,
+        (watcher, place): (Watcher, WatchPlace),
+        bookmarks: bool,
+        mark_initial_end: bool,
+        lasting: Duration,
+    ) -> Self {
         let start = Instant::now();
         let bookmarks = bookmarks.then(|| {
             let mut interval = interval_at(start + BOOKMARK_INTERVAL, BOOKMARK_INTERVAL);
@@ -131,7 +145,19 @@ impl Frames {
             interval
         });
         let deadline = start + lasting;
-        Self { view, watcher, bookmarks, mark_initial_end, deadline, stopping, ready: VecDeque::new(), told: None, over: false }
+        Self {
+            server: target.server.clone(),
+            view,
+            watcher,
+            _place: place,
+            bookmarks,
+            mark_initial_end,
+            deadline,
+            stopping: target.stopping.clone(),
+            ready: VecDeque::new(),
+            told: None,
+            over: false,
+        }
     }
 
     /// The next piece to send; `None` ends the stream.
@@ -171,10 +197,11 @@ impl Frames {
     }
 
     fn tell(&mut self, event: WatchEvent) {
+        let is_live = self.watcher.is_live();
         let (type_, entry) = match event {
-            WatchEvent::Added(entry) => ("{\"type\":\"ADDED\",\"object\":", entry),
-            WatchEvent::Modified(entry) => ("{\"type\":\"MODIFIED\",\"object\":", entry),
-            WatchEvent::Deleted(entry) => ("{\"type\":\"DELETED\",\"object\":", entry),
+            WatchEvent::Added(entry) => (FrameType::Added, entry),
+            WatchEvent::Modified(entry) => (FrameType::Modified, entry),
+            WatchEvent::Deleted(entry) => (FrameType::Deleted, entry),
             WatchEvent::InitialEnd(revision) => {
                 if self.mark_initial_end {
                     let annotations = json!({"k8s.io/initial-events-end": "true"});
@@ -184,10 +211,17 @@ impl Frames {
                 return;
             }
         };
-        match self.view.encode(&entry.bytes) {
-            Ok(object) => {
-                self.ready.extend([Bytes::from_static(type_.as_bytes()), object, Bytes::from_static(b"}\n")]);
-            }
+        self.view.now = self.server.now();
+        let frames = &self.server.frames;
+        // The first one of a table says what the columns are. What a watch begins with is its own; what happens is everybody's.
+        let names_columns = std::mem::take(&mut self.view.columns) && matches!(self.view.form, Form::Table(_));
+        let frame = if names_columns || !is_live {
+            frames.encode(type_, &entry, &View { columns: names_columns, ..self.view })
+        } else {
+            frames.shared(type_, &entry, &self.view)
+        };
+        match frame {
+            Ok(frame) => self.ready.push_back(frame),
             Err(error) => self.fail(&error),
         }
     }
@@ -201,7 +235,7 @@ impl Frames {
         self.push_bookmark(&self.view.bookmark(&json!({"resourceVersion": revision.to_string(), "creationTimestamp": null})));
     }
 
-    fn push_bookmark(&mut self, object: &serde_json::Value) {
+    fn push_bookmark(&mut self, object: &str) {
         self.ready.push_back(format!("{{\"type\":\"BOOKMARK\",\"object\":{object}}}\n").into());
     }
 

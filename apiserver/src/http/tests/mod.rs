@@ -3,6 +3,9 @@
 mod applying;
 mod components;
 mod documents;
+mod history;
+mod metrics;
+mod pressure;
 mod reading;
 mod watching;
 mod writing;
@@ -18,10 +21,11 @@ use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
-use super::{ApiServer, router};
+use super::{ApiServer, FlowLimits, router};
 use crate::auth::{FixedAuthorizer, Identity};
 use crate::cache::{Cache, CacheConfig};
 use crate::server::Stopping;
+use crate::store::Store;
 use crate::store::memory::MemoryStore;
 
 pub(super) const CONTAINERS: &str = "/apis/gantry.dev/v1/namespaces/default/containers";
@@ -54,7 +58,7 @@ impl Answer {
 
 pub(super) struct Harness {
     pub(super) server: Arc<ApiServer>,
-    router: Router,
+    pub(super) router: Router,
     identity: Identity,
     /// As if a listener stopped.
     pub(super) stopping: CancellationToken,
@@ -69,8 +73,13 @@ impl Harness {
 
     /// Without any object.
     pub(super) async fn empty(config: CacheConfig) -> Self {
-        let cache = Cache::open(Arc::new(MemoryStore::new()), config).await.unwrap();
-        let mut server = ApiServer::new(cache, Arc::new(FixedAuthorizer));
+        Self::over(Arc::new(MemoryStore::new()), config, &FlowLimits::default()).await
+    }
+
+    /// Over a store, with bounds.
+    pub(super) async fn over(store: Arc<dyn Store>, config: CacheConfig, limits: &FlowLimits) -> Self {
+        let cache = Cache::open(store, config).await.unwrap();
+        let mut server = ApiServer::new(cache, Arc::new(FixedAuthorizer)).with_flow_limits(limits);
         let counter = AtomicU64::new(1);
         server.random = Arc::new(move || u128::from(counter.fetch_add(1, Ordering::Relaxed)) << 64 | 7);
         server.clock = Arc::new(|| "2026-01-02T03:04:05Z".parse().unwrap());

@@ -146,3 +146,42 @@ async fn stopping_ends_watches_without_an_error() {
     api.server.cache.close().await;
     assert_eq!(events.next().await, None);
 }
+
+/// etcd's 20221, seen by a client: a watch from a revision that lies ahead tells nothing from before it.
+#[tokio::test]
+async fn a_watch_from_the_future_begins_when_it_comes() {
+    let api = std::sync::Arc::new(Harness::new().await);
+    let ahead = api.server.cache.revision().0 + 2;
+    let watching = api.clone();
+    let open = tokio::spawn(async move { Events::open(&watching, &format!("resourceVersion={ahead}&allowWatchBookmarks=true")).await });
+    // The watch has asked, and waits.
+    tokio::task::yield_now().await;
+    for name in ["a", "b", "c"] {
+        api.post(CONTAINERS, container(name)).await.is(201);
+    }
+    open.await.unwrap().is("ADDED", "c").await;
+}
+
+#[tokio::test]
+async fn a_watch_cut_after_every_event_of_an_applied_file_resumes_without_gap_or_repeat() {
+    const OBJECTS: usize = 50;
+    let api = Harness::new().await;
+    let before = api.server.cache.revision().0;
+    let objects: Vec<Value> = (0..OBJECTS).map(|n| container(&format!("c{n:02}"))).collect();
+    let request = json!({"spec": {"objects": objects, "fieldManager": "test"}});
+    api.post("/apis/gantry.dev/v1/applyrequests", request).await.is(201);
+    assert_eq!(api.server.cache.revision().0, before + OBJECTS as u64, "a number for each");
+    for cut in 0..=OBJECTS {
+        let mut seen = Vec::new();
+        let mut after = before;
+        for (begin, end) in [(0, cut), (cut, OBJECTS)] {
+            let mut events = Events::open(&api, &format!("resourceVersion={after}")).await;
+            for n in begin..end {
+                let object = events.is("ADDED", &format!("c{n:02}")).await;
+                after = object["metadata"]["resourceVersion"].as_str().unwrap().parse().unwrap();
+                seen.push(after);
+            }
+        }
+        assert_eq!(seen, (before + 1..=before + OBJECTS as u64).collect::<Vec<_>>(), "cut after {cut}");
+    }
+}
