@@ -21,3 +21,4 @@ pub mod stream;
 
 pub use http::error::ApiError;
 pub use http::{ApiServer, AppState, router};
+pub use strategy::object::indexer;

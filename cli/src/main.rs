@@ -1,6 +1,7 @@
 //! `gantry`: the engine and its command line in one binary. One file per command; [`output`] is how they print.
 
 mod apply;
+mod backup;
 mod completion;
 mod delete;
 mod describe;
@@ -18,6 +19,7 @@ mod manifest;
 mod output;
 mod plan;
 mod resources;
+mod restore;
 mod serve;
 mod session;
 mod teardown;
@@ -49,6 +51,10 @@ enum Command {
     Teardown(Box<teardown::Args>),
     /// Say what this machine can do, what is wrong and how to mend it
     Doctor(Box<doctor::Args>),
+    /// Write a consistent copy of all objects to a file, while the engine goes on
+    Backup(backup::Args),
+    /// Make the store anew from what `backup` wrote, while no engine runs
+    Restore(restore::Args),
     /// Make objects as files declare them, all in one transaction
     Apply(apply::Args),
     /// Show what `apply` would change and what that would do to running containers
@@ -107,6 +113,8 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Serve(args) => serve::run(&global, *args).await,
         Command::Teardown(args) => teardown::run(*args).await,
         Command::Doctor(args) => doctor::run(*args).await,
+        Command::Backup(args) => backup::run(&global, &args).await,
+        Command::Restore(args) => restore::run(args).await,
         Command::Apply(args) => apply::run(&global, args).await,
         Command::Plan(args) => plan::run(&global, &args).await,
         Command::Get(args) => get::run(&global, args).await,

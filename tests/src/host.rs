@@ -122,7 +122,7 @@ impl Host {
             let answer = Command::new("curl")
                 .args(["-fsS", "--max-time", "5", "--unix-socket"])
                 .arg(&socket)
-                .arg("http://localhost/readyz")
+                .arg("http://localhost/readyz?exclude=store")
                 .output();
             match answer {
                 Ok(output) if output.status.success() => Ok(Ok(())),

@@ -41,13 +41,16 @@ pub async fn register(client: &Client, name: &str, host_subnets: &[Subnet], cloc
         }
     };
     api.patch(name, &Patch::Merge(json!({"metadata": metadata})), &WriteParams::default()).await?;
-    let since = found.status.and_then(|status| status.conditions?.into_iter().find(|c| c.type_ == "Ready" && c.status == "True"));
-    let status = status(name, since.and_then(|condition| condition.last_transition_time), &Time(clock()));
+    let (ready, others): (Vec<_>, Vec<_>) =
+        found.status.and_then(|status| status.conditions).unwrap_or_default().into_iter().partition(|c| c.type_ == "Ready");
+    let since = ready.into_iter().find(|condition| condition.status == "True").and_then(|condition| condition.last_transition_time);
+    let status = status(name, since, others, &Time(clock()));
     api.patch_status(name, &Patch::Merge(json!({"status": status}))).await?;
     Ok(())
 }
 
-fn status(name: &str, ready_since: Option<Time>, now: &Time) -> serde_json::Value {
+/// `others`: conditions that are not this agent's, such as that of the store.
+fn status(name: &str, ready_since: Option<Time>, others: Vec<NodeCondition>, now: &Time) -> serde_json::Value {
     let capacity = BTreeMap::from([
         ("cpu", Quantity(std::thread::available_parallelism().map_or(1, usize::from).to_string())),
         ("memory", Quantity(format!("{}Ki", memory_kib()))),
@@ -64,7 +67,7 @@ fn status(name: &str, ready_since: Option<Time>, now: &Time) -> serde_json::Valu
     json!({
         "capacity": capacity,
         "allocatable": capacity,
-        "conditions": [ready],
+        "conditions": [vec![ready], others].concat(),
         "addresses": [
             NodeAddress { type_: "InternalIP".to_owned(), address: "127.0.0.1".to_owned() },
             NodeAddress { type_: "Hostname".to_owned(), address: name.to_owned() },

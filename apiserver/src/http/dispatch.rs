@@ -14,7 +14,7 @@ use super::params::Params;
 use super::render::{IncludeObject, View};
 use super::route::{self, ResourcePath, Route};
 use super::{
-    AppState, apply_request, binding, content, create, delete, delete_collection, get, health, list, metrics, negotiate, patch, reviews,
+    AppState, apply_request, backup, binding, content, create, delete, delete_collection, get, health, list, metrics, negotiate, patch, reviews,
     update, watch,
 };
 use crate::admission::check_read;
@@ -129,6 +129,7 @@ async fn answer(server: AppState, request: Request, labels: &mut RequestLabels) 
         Route::OpenApiIndex => openapi::index(&parts.headers),
         Route::OpenApi(path) => openapi::document(&parts.headers, &path),
         Route::Version => Ok(health::version()),
+        Route::Backup => backup::backup(&server).await,
         Route::Health(endpoint) => Ok(health::health(&server, &endpoint, &params)),
         Route::Metrics => metrics::answer(&server),
         Route::Resource(_) => Err(ApiError::no_such_resource()),

@@ -8,6 +8,7 @@ use serde_json::json;
 use super::AppState;
 use super::params::Params;
 use super::render;
+use crate::store::Health;
 use crate::strategy::object::key;
 
 /// The Kubernetes API that clients may expect; tools parse it as a version number.
@@ -38,18 +39,27 @@ fn has_default_namespace(server: &AppState) -> bool {
     namespaces.is_some_and(|namespaces| server.cache.get(&key(namespaces, "", "default")).is_some())
 }
 
-/// Whether the server works; `?verbose` says what was looked at. 503 when something does not.
+/// Whether the server works; `?verbose` says what was looked at, `?exclude=` leaves a check out. 503 when something does not work.
 pub(super) fn health(server: &AppState, endpoint: &str, params: &Params) -> Response<Body> {
     // The cache is behind when the store has changes that it did not take in for some reason: watches would be stale.
     let store = *server.cache.store().revision().borrow();
     let cache = server.cache.revision();
     let alive = endpoint == "livez";
+    let (store_check, takes_writes) = match &*server.cache.store().health().borrow() {
+        Health::Healthy => ("store", true),
+        // A restart makes no room, and reads go on.
+        Health::DiskFull => ("store (the disk is full: writes are refused)", alive),
+        Health::Failed { .. } => ("store (its file cannot be used)", false),
+    };
     let checks = [
         ("ping", true),
+        (store_check, takes_writes),
         ("watch-cache", alive || cache >= store || store.0 - cache.0 < 1_000),
         // Nothing can be applied before the controllers have made it.
         ("namespace-default", alive || has_default_namespace(server)),
     ];
+    let is_excluded = |name: &str| params.all("exclude").any(|excluded| name.split(' ').next() == Some(excluded));
+    let checks: Vec<_> = checks.into_iter().filter(|(name, _)| !is_excluded(name)).collect();
     let healthy = checks.iter().all(|(_, ok)| *ok);
     let verbose = params.all("verbose").next().is_some();
     let text = if healthy && !verbose {

@@ -5,6 +5,7 @@
 //! ```
 
 mod apply_request;
+mod backup;
 mod binding;
 mod body;
 mod content;

@@ -40,6 +40,8 @@ pub(crate) enum Route {
     Health(String),
     /// `/metrics`
     Metrics,
+    /// `/backup`: all objects as one file.
+    Backup,
 }
 
 /// Understands a path; slashes at the end do not matter.
@@ -61,6 +63,7 @@ pub(crate) fn parse(path: &str) -> Result<Route, ApiError> {
         ["openapi", "v3", rest @ ..] => Ok(Route::OpenApi(rest.join("/"))),
         ["metrics"] => Ok(Route::Metrics),
         ["version"] => Ok(Route::Version),
+        ["backup"] => Ok(Route::Backup),
         ["livez" | "readyz" | "healthz", ..] => Ok(Route::Health(parts[0].to_owned())),
         _ => Err(ApiError::no_such_resource()),
     }

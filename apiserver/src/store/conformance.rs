@@ -19,7 +19,7 @@ pub(crate) type Made = (Arc<dyn Store>, Box<dyn Any + Send>);
 macro_rules! conformance {
     ($make:path) => {
         $crate::store::conformance::conformance!($make;
-            revisions_are_consecutive, expectations_are_held, a_commit_is_all_or_nothing, bad_commits_are_refused, reads_see_what_was_acknowledged,
+            revisions_are_numbered_as_declared, expectations_are_held, a_commit_is_all_or_nothing, bad_commits_are_refused, reads_see_what_was_acknowledged,
             snapshots_stand_still, pages_fit_together, events_tell_all, the_future_is_refused, compaction_refuses_what_is_gone,
             a_delete_survives_compaction_before_it, a_dropped_commit_still_counts, followers_miss_nothing, agrees_with_a_model);
     };
@@ -92,17 +92,35 @@ fn names(records: &[Arc<Record>]) -> Vec<String> {
     records.iter().map(|r| r.key.name.to_string()).collect()
 }
 
-pub(crate) async fn revisions_are_consecutive(store: Arc<dyn Store>) {
-    assert!(store.capabilities().consecutive_revisions);
+/// The revisions of `changes` changes in one commit of this store.
+fn numbering(store: &dyn Store, after: u64, changes: usize) -> Vec<u64> {
+    let is_consecutive = store.capabilities().consecutive_revisions;
+    (0..changes as u64).map(|number| after + 1 + if is_consecutive { number } else { 0 }).collect()
+}
+
+pub(crate) async fn revisions_are_numbered_as_declared(store: Arc<dyn Store>) {
     assert_eq!(*store.revision().borrow(), Revision(0));
     assert!(store.commit(vec![]).await.unwrap().is_empty());
     assert_eq!(numbers(&store.commit(vec![create("a")]).await.unwrap()), [1]);
     let ops = vec![check("a", at(1)), create("b"), check("c", Expect::Absent), create("d"), put("a", at(1), "x")];
-    assert_eq!(numbers(&store.commit(ops).await.unwrap()), [1, 2, 0, 3, 4]);
-    assert_eq!(numbers(&store.commit(vec![delete("a", 4)]).await.unwrap()), [5]);
-    assert_eq!(numbers(&store.commit(vec![create("a")]).await.unwrap()), [6]);
-    assert_eq!(*store.revision().borrow(), Revision(6));
-    assert_eq!(json_of(&store.get(&key("a")).await.unwrap().unwrap())["metadata"]["resourceVersion"], "6");
+    let [b, d, a] = numbering(&*store, 1, 3).try_into().unwrap();
+    assert_eq!(numbers(&store.commit(ops).await.unwrap()), [1, b, 0, d, a]);
+    assert_eq!(numbers(&store.commit(vec![delete("a", a)]).await.unwrap()), [a + 1]);
+    assert_eq!(numbers(&store.commit(vec![create("a")]).await.unwrap()), [a + 2]);
+    assert_eq!(*store.revision().borrow(), Revision(a + 2));
+    assert_eq!(json_of(&store.get(&key("a")).await.unwrap().unwrap())["metadata"]["resourceVersion"], (a + 2).to_string());
+    // From any start all that came after it is told in order, however few are asked for at a time.
+    for after in 0..=a + 2 {
+        let mut told = Vec::new();
+        let mut at = Revision(after);
+        while at < Revision(a + 2) {
+            let events = store.events(at, 1).await.unwrap();
+            told.extend(events.iter().map(|e| (e.record.revision.0, e.record.key.name.to_string())));
+            at = events.last().unwrap().record.revision;
+        }
+        let all = [(1, "a"), (b, "b"), (d, "d"), (a, "a"), (a + 1, "a"), (a + 2, "a")].map(|(revision, name)| (revision, name.to_owned()));
+        assert_eq!(told, all.into_iter().filter(|(revision, _)| *revision > after).collect::<Vec<_>>(), "after {after}");
+    }
 }
 
 async fn conflict(store: &dyn Store, ops: Vec<Op>) -> (usize, Option<u64>) {
@@ -165,16 +183,20 @@ pub(crate) async fn reads_see_what_was_acknowledged(store: Arc<dyn Store>) {
 }
 
 pub(crate) async fn snapshots_stand_still(store: Arc<dyn Store>) {
+    let [_, b, c] = numbering(&*store, 0, 3).try_into().unwrap();
     store.commit(vec![create("a"), create("b"), create("c")]).await.unwrap();
     let snapshot = store.snapshot().await.unwrap();
     let first = snapshot.page(None, None, 1).await.unwrap();
     assert_eq!((names(&first.records), first.more), (vec!["a".to_owned()], true));
-    store.commit(vec![delete("b", 2), put("c", at(3), "new"), create("bb"), create("d")]).await.unwrap();
+    store.commit(vec![delete("b", b), put("c", at(c), "new"), create("bb"), create("d")]).await.unwrap();
+    let last = numbering(&*store, c, 4)[3];
     let rest = snapshot.page(None, Some(&key("a")), 10).await.unwrap();
     assert_eq!((names(&rest.records), rest.more), (vec!["b".to_owned(), "c".to_owned()], false));
-    assert_eq!((rest.records[1].revision, snapshot.revision()), (Revision(3), Revision(3)));
+    assert_eq!((rest.records[1].revision, snapshot.revision()), (Revision(c), Revision(c)));
+    assert_eq!(snapshot.objects().await.unwrap(), 3);
     let now = store.snapshot().await.unwrap();
-    assert_eq!((names(&all(&*now, None, 2).await), now.revision()), (["a", "bb", "c", "d"].map(str::to_owned).to_vec(), Revision(7)));
+    assert_eq!(now.objects().await.unwrap(), 4);
+    assert_eq!((names(&all(&*now, None, 2).await), now.revision()), (["a", "bb", "c", "d"].map(str::to_owned).to_vec(), Revision(last)));
 }
 
 pub(crate) async fn pages_fit_together(store: Arc<dyn Store>) {
@@ -199,22 +221,23 @@ pub(crate) async fn pages_fit_together(store: Arc<dyn Store>) {
 }
 
 pub(crate) async fn events_tell_all(store: Arc<dyn Store>) {
+    let b = numbering(&*store, 0, 2)[1];
     store.commit(vec![put("a", Expect::Absent, "one"), create("b")]).await.unwrap();
     store.commit(vec![put("a", at(1), "two")]).await.unwrap();
-    store.commit(vec![delete("a", 3), check("b", at(2))]).await.unwrap();
+    store.commit(vec![delete("a", b + 1), check("b", at(b))]).await.unwrap();
     let events = store.events(Revision(0), 10).await.unwrap();
-    assert_eq!(events.iter().map(|e| e.record.revision.0).collect::<Vec<_>>(), [1, 2, 3, 4]);
+    assert_eq!(events.iter().map(|e| e.record.revision.0).collect::<Vec<_>>(), [1, b, b + 1, b + 2]);
     for event in &events {
         assert_eq!(json_of(&event.record)["metadata"]["resourceVersion"], event.record.revision.to_string());
     }
     let previous = |n: usize| events[n].previous.as_ref().map(|p| (p.revision.0, p.index.labels["app"].clone()));
     assert_eq!([previous(0), previous(1)], [None, None]);
-    assert_eq!([previous(2), previous(3)], [Some((1, "one".to_owned())), Some((3, "two".to_owned()))]);
+    assert_eq!([previous(2), previous(3)], [Some((1, "one".to_owned())), Some((b + 1, "two".to_owned()))]);
     assert_eq!(events.iter().map(|e| e.change).collect::<Vec<_>>(), [Change::Put, Change::Put, Change::Put, Change::Delete]);
     assert_eq!((json_of(&events[3].record)["spec"]["data"].clone(), &*events[3].record.index), (json!("last"), &index("last")));
-    let some = store.events(Revision(1), 2).await.unwrap();
-    assert_eq!(some.iter().map(|e| e.record.revision.0).collect::<Vec<_>>(), [2, 3]);
-    assert!(store.events(Revision(4), 2).await.unwrap().is_empty());
+    let some = store.events(Revision(b), 1).await.unwrap();
+    assert_eq!(some.iter().map(|e| e.record.revision.0).collect::<Vec<_>>(), [b + 1]);
+    assert!(store.events(Revision(b + 2), 2).await.unwrap().is_empty());
 }
 
 pub(crate) async fn the_future_is_refused(store: Arc<dyn Store>) {
@@ -327,7 +350,7 @@ pub(crate) async fn agrees_with_a_model(store: Arc<dyn Store>) {
     println!("seed {seed}");
     let mut random = StdRng::seed_from_u64(seed);
     let mut model: BTreeMap<String, u64> = BTreeMap::new();
-    let mut revision = 0;
+    let (mut revision, mut changes) = (0, 0);
     for _ in 0..300 {
         let mut chosen: Vec<String> = (0..random.random_range(1..5)).map(|_| random.random_range(0..8).to_string()).collect();
         chosen.sort();
@@ -349,7 +372,8 @@ pub(crate) async fn agrees_with_a_model(store: Arc<dyn Store>) {
             if !commit::holds(expect, current.map(Revision)) {
                 wanted = wanted.and(Err((position, current)));
             }
-            next += u64::from(change.is_some());
+            let is_first = next == revision;
+            next += u64::from(change.is_some() && (is_first || store.capabilities().consecutive_revisions));
             match change {
                 None => {}
                 Some(Change::Put) => drop(after.insert(name.clone(), next)),
@@ -366,10 +390,11 @@ pub(crate) async fn agrees_with_a_model(store: Arc<dyn Store>) {
         };
         assert_eq!(got, wanted, "{ops:?}");
         if got.is_ok() {
+            changes += ops.iter().filter(|op| op.is_change()).count();
             (model, revision) = (after, next);
         }
         let now = all(&*store.snapshot().await.unwrap(), None, 3).await;
         assert_eq!(now.iter().map(|r| (r.key.name.to_string(), r.revision.0)).collect::<BTreeMap<_, _>>(), model);
     }
-    assert_eq!(store.events(Revision(0), 10_000).await.unwrap().len() as u64, revision);
+    assert_eq!((store.events(Revision(0), 10_000).await.unwrap().len(), *store.revision().borrow()), (changes, Revision(revision)));
 }

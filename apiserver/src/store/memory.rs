@@ -20,6 +20,8 @@ const LOG_EVENTS: usize = 10_000;
 pub struct MemoryStore {
     state: Mutex<State>,
     revision: watch::Sender<Revision>,
+    capabilities: Capabilities,
+    health: watch::Sender<Health>,
 }
 
 #[derive(Default)]
@@ -40,7 +42,24 @@ impl Default for MemoryStore {
 impl MemoryStore {
     /// An empty store.
     pub fn new() -> Self {
-        Self { state: Mutex::default(), revision: watch::Sender::new(Revision(0)) }
+        Self {
+            state: Mutex::default(),
+            revision: watch::Sender::new(Revision(0)),
+            capabilities: Capabilities { consecutive_revisions: true },
+            health: watch::Sender::new(Health::Healthy),
+        }
+    }
+
+    /// From now on it calls itself so; it takes writes all the same.
+    #[cfg(test)]
+    pub(crate) fn set_health(&self, health: Health) {
+        self.health.send_replace(health);
+    }
+
+    /// An empty store that numbers as etcd does: all changes of a commit share a revision.
+    #[cfg(test)]
+    pub(crate) fn with_shared_revisions() -> Self {
+        Self { capabilities: Capabilities { consecutive_revisions: false }, ..Self::new() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -56,7 +75,9 @@ impl MemoryStore {
                 return Err(CommitError::Conflict { op, current: current.cloned() });
             }
         }
-        let revisions = ops.into_iter().map(|op| state.apply(op)).collect();
+        let shared = (!self.capabilities.consecutive_revisions).then(|| state.revision.next());
+        let revisions = ops.into_iter().map(|op| state.apply(op, shared)).collect();
+        state.bound_log();
         let newest = state.revision;
         // Under the lock, so that the signal never goes back.
         self.revision.send_if_modified(|revision| std::mem::replace(revision, newest) != newest);
@@ -65,9 +86,9 @@ impl MemoryStore {
 }
 
 impl State {
-    /// The expectation holds.
-    fn apply(&mut self, op: Op) -> Revision {
-        let revision = self.revision.next();
+    /// The expectation holds. `shared`: the revision of all changes of the commit.
+    fn apply(&mut self, op: Op, shared: Option<Revision>) -> Revision {
+        let revision = shared.unwrap_or(self.revision.next());
         let (change, key, value, index) = match op {
             Op::Check { key, .. } => return self.objects.get(&key).map(|record| record.revision).unwrap_or_default(),
             Op::Put { key, value, index, .. } => (Change::Put, key, value, index),
@@ -82,11 +103,15 @@ impl State {
         let previous = previous.map(|p| Previous { revision: p.revision, index: p.index.clone() });
         self.log.push_back(Arc::new(Event { change, record, previous }));
         self.revision = revision;
-        if self.log.len() > LOG_EVENTS {
-            self.log.pop_front();
-            self.oldest = self.oldest.next();
-        }
         revision
+    }
+
+    /// Drops old events, and all of a revision when one of it goes.
+    fn bound_log(&mut self) {
+        while self.log.len() > LOG_EVENTS || self.log.front().is_some_and(|event| event.record.revision <= self.oldest) {
+            let Some(dropped) = self.log.pop_front() else { break };
+            self.oldest = dropped.record.revision;
+        }
     }
 
     fn events(&self, after: Revision, limit: usize) -> Result<Vec<Arc<Event>>, ReadError> {
@@ -97,13 +122,15 @@ impl State {
             return Err(ReadError::Compacted { after, oldest: self.oldest });
         }
         let from = self.log.partition_point(|event| event.record.revision <= after);
-        Ok(self.log.range(from..).take(limit).cloned().collect())
+        let last = self.log.range(from..).take(limit).last().map(|event| event.record.revision);
+        let upto = last.map_or(from, |last| self.log.partition_point(|event| event.record.revision <= last));
+        Ok(self.log.range(from..upto).cloned().collect())
     }
 }
 
 impl Store for MemoryStore {
     fn capabilities(&self) -> Capabilities {
-        Capabilities { consecutive_revisions: true }
+        self.capabilities
     }
 
     fn commit(&self, ops: Vec<Op>) -> BoxFuture<'_, Result<Vec<Revision>, CommitError>> {
@@ -133,8 +160,7 @@ impl Store for MemoryStore {
     }
 
     fn health(&self) -> watch::Receiver<Health> {
-        // Without a sender it never changes.
-        watch::Sender::new(Health::Healthy).subscribe()
+        self.health.subscribe()
     }
 
     fn compact(&self, through: Revision) -> BoxFuture<'_, Result<(), CommitError>> {
@@ -155,6 +181,10 @@ struct MemorySnapshot {
 impl Snapshot for MemorySnapshot {
     fn revision(&self) -> Revision {
         self.revision
+    }
+
+    fn objects(&self) -> BoxFuture<'_, Result<u64, ReadError>> {
+        ready(Ok(self.objects.len() as u64)).boxed()
     }
 
     fn page<'a>(&'a self, resource: Option<&'a str>, after: Option<&'a Key>, limit: usize) -> BoxFuture<'a, Result<Page, ReadError>> {
@@ -182,6 +212,16 @@ mod tests {
     }
 
     conformance!(make);
+
+    mod shared_revisions {
+        use super::*;
+
+        async fn make() -> Made {
+            (Arc::new(MemoryStore::with_shared_revisions()), Box::new(()))
+        }
+
+        conformance!(make);
+    }
 
     #[tokio::test]
     async fn the_log_is_bounded() {

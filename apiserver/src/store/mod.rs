@@ -10,6 +10,7 @@
 //!                                             watch cache ◄─ events(after) ◄───┘ in order, each once
 //! ```
 
+pub mod backup;
 mod commit;
 #[cfg(test)]
 pub(crate) mod conformance;
@@ -38,7 +39,7 @@ pub const MAX_OPS: usize = 10_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
     /// Every changed object of a commit takes a revision of its own, consecutively and in the order of the operations. Without
-    /// it all changes of a commit share one.
+    /// it all changes of a commit share one, as in etcd; the log tells them in the order of the operations.
     pub consecutive_revisions: bool,
 }
 
@@ -99,12 +100,18 @@ pub trait Snapshot: Send + Sync {
     /// The revision; no object in the snapshot is newer, no change up to it is missing.
     fn revision(&self) -> Revision;
 
+    /// How many objects there are.
+    fn objects(&self) -> BoxFuture<'_, Result<u64, ReadError>>;
+
     /// At most `limit` objects with a key greater than `after` (from the first when `None`), of one resource or, with `None`,
     /// of all. Pages of one snapshot fit together without gap or repeat, whatever is written meanwhile.
     fn page<'a>(&'a self, resource: Option<&'a str>, after: Option<&'a Key>, limit: usize) -> BoxFuture<'a, Result<Page, ReadError>>;
 }
 
 /// Objects with one counter of changes and a log of them. All methods may be called from any number of tasks.
+///
+/// Nothing here assumes that one process alone writes: a revision may grow by other hands, a commit's revisions may leave gaps to those
+/// before, and what a caller read may have changed when its commit arrives, which expectations find.
 ///
 /// # Guarantees
 /// * **Order.** All changes form one sequence, numbered by one counter. Revisions never repeat and never go back, not after a
@@ -136,7 +143,8 @@ pub trait Store: Send + Sync + 'static {
     /// All objects as they stand now.
     fn snapshot(&self) -> BoxFuture<'_, Result<Box<dyn Snapshot>, ReadError>>;
 
-    /// At most `limit` changes after `after`, in order; none when `after` is the current revision.
+    /// At most `limit` changes after `after`, in order; none when `after` is the current revision. Changes that share a revision are
+    /// never parted, be they a few more than `limit`: whoever goes on after the last one told misses nothing.
     ///
     /// # Errors
     /// `Compacted` when not all changes after `after` are kept, `Future` when it lies ahead of the current revision.

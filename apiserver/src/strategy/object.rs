@@ -3,11 +3,14 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use gantry_api::registry::KindInfo;
+use gantry_api::registry::{KindInfo, kinds};
 use jiff::Timestamp;
 use serde_json::{Map, Value};
 
-use crate::store::{Index, Key, Record};
+use crate::store::{Index, Indexer, Key, Record};
+
+/// Goes up when [`index`] takes anything else from an object than before.
+const RULES: u64 = 1;
 
 /// A string field of `metadata`; absent is empty.
 pub(crate) fn meta_text<'a>(object: &'a Value, field: &str) -> &'a str {
@@ -96,7 +99,28 @@ pub(crate) fn decode(record: &Record) -> Result<Value, serde_json::Error> {
     serde_json::from_slice(&record.bytes)
 }
 
-/// What selections and look-ups need of an object.
+/// The rules by which a store indexes its objects, and their version: it follows from which fields of which kinds are selectable.
+pub fn indexer() -> Indexer {
+    Indexer { version: rules_version(), index: index_stored }
+}
+
+/// FNV-1a over everything that the index of an object depends on: stable over processes, which the standard library's hasher is not.
+fn rules_version() -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325 ^ RULES;
+    for kind in kinds() {
+        for part in [kind.group, "/", kind.plural, "\n"].into_iter().chain(kind.selectable.iter().flat_map(|path| [*path, "\n"])) {
+            hash = part.bytes().fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
+        }
+    }
+    hash.max(1)
+}
+
+fn index_stored(key: &Key, bytes: &[u8]) -> Option<Index> {
+    let kind = kinds().iter().find(|kind| key.resource.strip_prefix(kind.group).and_then(|r| r.strip_prefix('/')) == Some(kind.plural))?;
+    Some(index(kind, &serde_json::from_slice(bytes).ok()?))
+}
+
+/// What selections and look-ups need of an object. Whoever makes it take anything else counts up `RULES`.
 pub(crate) fn index(kind: &KindInfo, object: &Value) -> Index {
     let meta = object.get("metadata");
     let labels: BTreeMap<String, String> = meta

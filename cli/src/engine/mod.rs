@@ -3,9 +3,10 @@
 pub(crate) mod config;
 pub(crate) mod host;
 pub(crate) mod journal;
-mod lock;
+pub(crate) mod lock;
 mod manifests;
 mod notify;
+mod store_health;
 pub(crate) mod teardown;
 
 use std::sync::Arc;
@@ -72,6 +73,10 @@ pub(crate) async fn run(config: EngineConfig) -> anyhow::Result<()> {
         tokio::spawn(gantry_controllers::run(client, settings, stop.clone()))
     };
     let agent = tokio::spawn(agent.run(stop.clone()));
+    let store_health = {
+        let client = in_process(&router, Identity::apiserver(), "gantry-apiserver");
+        tokio::spawn(store_health::tell(client, config.node_name.clone(), cache.store().health(), stop.clone()))
+    };
     until_ready(&router, &stop).await;
     let manifests = config.manifests.clone().map(|folder| {
         let client = in_process(&router, Identity::admin(), "gantry-manifests");
@@ -83,7 +88,7 @@ pub(crate) async fn run(config: EngineConfig) -> anyhow::Result<()> {
     signalled.await.context("wait for a signal")?;
     notify::tell("STOPPING=1");
     let parts = async {
-        for part in [served, controllers, agent].into_iter().chain(manifests) {
+        for part in [served, controllers, agent, store_health].into_iter().chain(manifests) {
             if let Err(error) = part.await {
                 tracing::error!(%error, "a part of the engine ended badly");
             }
@@ -93,14 +98,16 @@ pub(crate) async fn run(config: EngineConfig) -> anyhow::Result<()> {
         tracing::warn!("not every part ended in time");
     }
     cache.close().await;
+    store.close().await;
     Ok(())
 }
 
 /// Waits until the server calls itself ready, or the engine is to stop: whoever applies after our word must find the namespace to apply to.
+/// An engine whose disk is full is there all the same: containers are looked after, and a supervisor that gave it up would make no room.
 async fn until_ready(router: &axum::Router, stop: &CancellationToken) {
     while !stop.is_cancelled() {
         let mut request = Request::new(HttpBody::empty());
-        *request.uri_mut() = http::Uri::from_static("/readyz");
+        *request.uri_mut() = http::Uri::from_static("/readyz?exclude=store");
         request.extensions_mut().insert(Identity::controllers());
         if router.clone().oneshot(request).await.is_ok_and(|response| response.status().is_success()) {
             return;
@@ -124,7 +131,8 @@ async fn open_store(config: &EngineConfig) -> anyhow::Result<Arc<RedbStore>> {
     let dir = config.data_dir.join("store");
     let opened = tokio::task::spawn_blocking(move || {
         std::fs::create_dir_all(&dir)?;
-        Ok::<_, anyhow::Error>(RedbStore::open(&dir, RedbConfig::default())?)
+        let config = RedbConfig { indexer: Some(gantry_apiserver::indexer()), ..RedbConfig::default() };
+        Ok::<_, anyhow::Error>(RedbStore::open(&dir, config)?)
     });
     Ok(Arc::new(opened.await?.context("open the store")?))
 }

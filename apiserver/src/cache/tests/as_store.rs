@@ -41,7 +41,8 @@ impl Store for AsStore {
         } else if after < state.oldest() {
             Err(ReadError::Compacted { after, oldest: state.oldest() })
         } else {
-            let told = state.changes_after(after).take(limit).map(|happened| {
+            let last = state.changes_after(after).take(limit).last().map(|happened| happened.entry.revision).unwrap_or_default();
+            let told = state.changes_after(after).take_while(|happened| happened.entry.revision <= last).map(|happened| {
                 let previous = happened.previous.as_ref();
                 let previous = previous.map(|p| Previous { revision: p.revision, index: p.index.clone() });
                 Arc::new(Event { change: happened.change, record: happened.entry.clone(), previous })
@@ -73,6 +74,10 @@ impl Snapshot for Fixed {
         self.revision
     }
 
+    fn objects(&self) -> BoxFuture<'_, Result<u64, ReadError>> {
+        async move { Ok(self.page(None, None, usize::MAX).await?.records.len() as u64) }.boxed()
+    }
+
     fn page<'a>(&'a self, resource: Option<&'a str>, after: Option<&'a Key>, limit: usize) -> BoxFuture<'a, Result<Page, ReadError>> {
         let resources = resource.map_or_else(|| self.cache.read().resources(), |resource| [resource.into()].into());
         let list = |resource: &Arc<str>| self.cache.list_at(resource, &everything(), self.revision).unwrap();
@@ -88,6 +93,19 @@ mod memory {
 
     async fn make() -> Made {
         (Arc::new(AsStore(cache().await)), Box::new(()))
+    }
+
+    conformance!(make);
+}
+
+mod shared_revisions {
+    use super::*;
+    use crate::store::conformance::{Made, conformance};
+    use crate::store::memory::MemoryStore;
+
+    async fn make() -> Made {
+        let store = Arc::new(MemoryStore::with_shared_revisions());
+        (Arc::new(AsStore(Cache::open(store, CacheConfig::default()).await.unwrap())), Box::new(()))
     }
 
     conformance!(make);

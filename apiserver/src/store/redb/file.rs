@@ -126,6 +126,13 @@ impl Directory {
         Ok(())
     }
 
+    /// Gives up the new file.
+    pub(super) fn discard_new(&self) {
+        if let Err(error) = fs::remove_file(self.path.join(NEW_FILE)) {
+            tracing::warn!(%error, "a file that was begun is still there");
+        }
+    }
+
     fn database(&self, path: &Path) -> Result<Database, OpenError> {
         let file = open_private(path).map_err(at(path))?;
         drop_torn_tail(&file).map_err(at(path))?;

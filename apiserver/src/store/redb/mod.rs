@@ -3,7 +3,7 @@
 //! * `writer`: the one thread that writes; whatever waits becomes one transaction and one sync. `log`: what is kept of the past;
 //!   `failure`: what becomes of a failed write.
 //! * `file`: making and opening the file; the lock that keeps a second engine out. `tables`: what it must hold, and migrations.
-//! * `read`, `format`: the bytes.
+//! * `read`, `format`: the bytes. `restore`: a file from a backup.
 //! * `shared`: the newest events in memory, the current revision, health. `stats`: figures.
 //!
 //! Transactions are two-phase with quick repair: a file that was open in a crash opens at once, whatever its size, and a torn
@@ -15,6 +15,7 @@ mod file;
 mod format;
 mod log;
 mod read;
+mod restore;
 mod shared;
 mod stats;
 mod tables;
@@ -43,6 +44,7 @@ use file::Directory;
 pub use file::OpenError;
 pub use format::Corrupt;
 use read::LookError;
+pub use restore::{REVISIONS_SKIPPED, RestoreError, Restored, restore};
 use shared::Shared;
 pub use stats::{Histogram, Stats};
 use tables::Opened;
@@ -290,6 +292,11 @@ struct RedbSnapshot {
 impl Snapshot for RedbSnapshot {
     fn revision(&self) -> Revision {
         self.revision
+    }
+
+    fn objects(&self) -> BoxFuture<'_, Result<u64, ReadError>> {
+        let txn = self.txn.clone();
+        blocking(move || read::objects(&txn)).boxed()
     }
 
     fn page<'a>(&'a self, resource: Option<&'a str>, after: Option<&'a Key>, limit: usize) -> BoxFuture<'a, Result<Page, ReadError>> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use redb::ReadTransaction;
+use redb::{ReadTransaction, ReadableTableMetadata as _};
 
 use super::format::{self, Corrupt};
 use super::tables::{LOG, META, OBJECTS};
@@ -38,6 +38,10 @@ pub(super) fn get(txn: &ReadTransaction, key: &Key) -> Result<Option<Arc<Record>
 
 pub(super) fn revision(txn: &ReadTransaction) -> Result<Revision, LookError> {
     Ok(Revision(txn.open_table(META)?.get("revision")?.map(|value| value.value()).unwrap_or_default()))
+}
+
+pub(super) fn objects(txn: &ReadTransaction) -> Result<u64, LookError> {
+    Ok(txn.open_table(OBJECTS)?.len()?)
 }
 
 /// The events after a revision: the first may be a later one than the next, if compaction came in between.

@@ -6,6 +6,7 @@ mod kill;
 mod known_bugs;
 mod measure;
 mod past;
+mod restoring;
 mod trace;
 mod upgrade;
 

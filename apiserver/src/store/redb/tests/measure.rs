@@ -30,21 +30,20 @@ async fn write(cache: Arc<Cache>, name: String, puts: u64) -> Vec<u128> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "a measurement"]
 async fn measure_puts_through_the_cache() {
-    for quick_repair in [true, false] {
+    for (two_phase, quick_repair) in [(true, true), (true, false), (false, false)] {
         let dir = tempfile::tempdir_in(std::env::var("MEASURE_DIR").unwrap_or_else(|_| "/tmp".to_owned())).unwrap();
-        let store = Arc::new(RedbStore::open(dir.path(), RedbConfig { quick_repair, ..RedbConfig::default() }).unwrap());
+        let store = Arc::new(RedbStore::open(dir.path(), RedbConfig { quick_repair, two_phase, ..RedbConfig::default() }).unwrap());
         let cache = Cache::open(store.clone(), CacheConfig::default()).await.unwrap();
         for writers in [1, 8, 64, 256] {
             let puts = if writers == 1 { 2_000 } else { 30_000 / writers };
             let start = Instant::now();
-            let tasks: Vec<_> =
-                (0..writers).map(|n| tokio::spawn(write(cache.clone(), format!("{quick_repair}-{writers}-{n}"), puts))).collect();
+            let tasks: Vec<_> = (0..writers).map(|n| tokio::spawn(write(cache.clone(), format!("{writers}-{n}"), puts))).collect();
             let mut took: Vec<u128> = join_all(tasks).await.into_iter().flat_map(Result::unwrap).collect();
             let rate = took.len() as f64 / start.elapsed().as_secs_f64();
             took.sort_unstable();
             let at = |q: usize| took[took.len() * q / 100];
             println!(
-                "quick_repair {quick_repair}: {writers} writers: {rate:.0}/s, p50 {} µs, p95 {} µs, p99 {} µs",
+                "two_phase {two_phase}, quick_repair {quick_repair}: {writers} writers: {rate:.0}/s, p50 {} µs, p95 {} µs, p99 {} µs",
                 at(50),
                 at(95),
                 at(99)
@@ -66,14 +65,96 @@ async fn measure_a_start_with_many_objects() {
         store.commit((0..1_000).map(|m| put(&format!("{n}-{m}"), Expect::Absent, &data)).collect()).await.unwrap();
     }
     store.close().await;
+    let before = resident_kib();
     let start = Instant::now();
     let store = Arc::new(open(&dir));
     let opened = start.elapsed();
     let cache = Cache::open(store.clone(), CacheConfig::default()).await.unwrap();
     println!("100,000 objects: store open in {opened:?}, cache in {:?}; {:?}", start.elapsed(), store.stats());
+    println!("{:.2} KiB resident for each", (resident_kib() - before) as f64 / 100_000.0);
     let start = Instant::now();
     let listed = cache.list("gantry.dev/containers", &crate::cache::Selection::default()).0.len();
     println!("list of {listed}: {:?}", start.elapsed());
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse().unwrap()
+}
+
+/// One writer, before and while 100,000 events are given up.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn measure_puts_during_a_compaction() {
+    let dir = tempfile::tempdir_in(std::env::var("MEASURE_DIR").unwrap_or_else(|_| "/tmp".to_owned())).unwrap();
+    let config = RedbConfig { log_events: u64::MAX, log_bytes: u64::MAX, ..RedbConfig::default() };
+    let store = RedbStore::open(dir.path(), config).unwrap();
+    let data = "x".repeat(DATA);
+    for n in 0..100 {
+        store.commit((0..1_000).map(|m| put(&format!("{n}-{m}"), Expect::Absent, &data)).collect()).await.unwrap();
+    }
+    let (mut expect, mut before, mut during) = (Expect::Absent, Vec::new(), Vec::new());
+    for number in 0.. {
+        if number == 2_000 {
+            store.compact(*store.revision().borrow()).await.unwrap();
+        }
+        let begun = Instant::now();
+        expect = Expect::At(store.commit(vec![put("writer", expect, &data)]).await.unwrap()[0]);
+        let took = begun.elapsed().as_micros();
+        if number < 2_000 {
+            before.push(took);
+        } else if store.stats().log_events > 3_000 {
+            during.push(took);
+        } else {
+            break;
+        }
+        // So that the writer has time of its own, as it has of a store that is not busy all the time.
+        tokio::time::sleep(std::time::Duration::from_micros(500)).await;
+    }
+    for (when, mut took) in [("before", before), ("while 100,000 events go", during)] {
+        took.sort_unstable();
+        let at = |q: usize| took[took.len() * q / 100];
+        println!("{when}: {} puts, p50 {} µs, p95 {} µs, p99 {} µs", took.len(), at(50), at(95), at(99));
+    }
+}
+
+/// The file under changes of the same objects for long.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+async fn measure_the_file_under_churn() {
+    let dir = tempfile::tempdir_in(std::env::var("MEASURE_DIR").unwrap_or_else(|_| "/tmp".to_owned())).unwrap();
+    let store = open(&dir);
+    let data = "x".repeat(DATA);
+    let mut known: Vec<Revision> = Vec::new();
+    for n in 0..10 {
+        known.extend(store.commit((0..1_000).map(|m| put(&format!("{n}-{m}"), Expect::Absent, &data)).collect()).await.unwrap());
+    }
+    for round in 1..=40 {
+        for batch in 0..500_usize {
+            let ops = (0..20).map(|m| (batch * 20 + m) * 7919 % known.len()).collect::<Vec<_>>();
+            let puts = ops.iter().map(|n| put(&format!("{}-{}", n / 1_000, n % 1_000), Expect::At(known[*n]), &data)).collect();
+            for (n, revision) in ops.iter().zip(store.commit(puts).await.unwrap()) {
+                known[*n] = revision;
+            }
+        }
+        if round % 8 == 0 {
+            let stats = store.stats();
+            let live = stats.object_bytes + stats.log_bytes;
+            println!(
+                "{} changes: file {} KiB, live {} KiB, {:.2} times",
+                round * 10_000,
+                stats.file_bytes / 1024,
+                live / 1024,
+                stats.file_bytes as f64 / live as f64
+            );
+        }
+    }
+    store.compact(*store.revision().borrow()).await.unwrap();
+    super::past::until(&store, |stats| stats.log_events == 0).await;
+    store.close().await;
+    drop(store);
+    tell("churned, the log given up", &dir);
 }
 
 /// What the file takes beside what is in it: after a bulk load, after as many changes again, and after all is deleted.
