@@ -12,7 +12,10 @@
 //! * [`validate`]: the rules that go beyond types.
 //! * [`patch`]: JSON, merge, strategic merge and apply patches, and the record of who owns which field.
 //! * [`effects`]: what an edit does to a running container.
+//! * [`references`]: which other objects an object names.
+//! * [`apply_set`]: objects that are applied and pruned together.
 
+pub mod apply_set;
 mod columns;
 mod default;
 pub mod effects;
@@ -22,6 +25,7 @@ pub mod patch;
 pub mod pod;
 pub mod quantity;
 pub mod reference;
+pub mod references;
 pub mod registry;
 pub mod schema;
 pub mod validate;

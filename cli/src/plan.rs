@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use serde_json::Value;
 
-use crate::apply::request::{self, Outcome};
+use crate::apply::request::{self, ApplyArgs, Outcome};
 use crate::failure::FAILED;
 use crate::manifest::{self, FileArgs};
 use crate::output::{self, table::clean};
@@ -19,21 +19,20 @@ const VALUE_LIMIT: usize = 200;
 pub(crate) struct Args {
     #[command(flatten)]
     files: FileArgs,
-    /// As `apply --force`
-    #[arg(long)]
-    force: bool,
-    /// As `apply --field-manager`
-    #[arg(long, value_name = "NAME", default_value = "gantry")]
-    field_manager: String,
+    #[command(flatten)]
+    how: ApplyArgs,
 }
 
 /// Runs the command. Exit code 0 whether or not something would change; 1 when the server would refuse it.
 pub(crate) async fn run(global: &Global, args: &Args) -> Result<ExitCode> {
     let session = Session::open(global)?;
     let manifests = manifest::read(&args.files, &session.namespace)?;
-    let outcomes = request::send(&session.client, &manifests, &args.field_manager, args.force, true).await?;
-    output::print(&render(&outcomes))?;
-    Ok(ExitCode::from(if outcomes.iter().any(Outcome::is_refused) { FAILED } else { 0 }))
+    let sent = request::send(&session.client, &session.namespace, &manifests, &args.how, true).await?;
+    output::print(&render(&sent.outcomes))?;
+    if sent.refused {
+        output::tell(&sent.refusal());
+    }
+    Ok(ExitCode::from(if sent.refused { FAILED } else { 0 }))
 }
 
 fn render(outcomes: &[Outcome]) -> String {
@@ -52,6 +51,9 @@ fn render(outcomes: &[Outcome]) -> String {
         text.push('\n');
         if !outcome.message.is_empty() {
             text.push_str(&format!("    {}\n", clean(&outcome.message)));
+        }
+        for warning in &outcome.warnings {
+            text.push_str(&format!("    warning: {}\n", clean(warning)));
         }
         for change in outcome.changes.iter().filter(|_| outcome.action != "Created") {
             text.push_str(&format!("    {}: {} -> {}\n", change.path, short(&change.old), short(&change.new)));

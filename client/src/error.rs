@@ -32,6 +32,9 @@ pub struct StatusDetails {
     pub causes: Vec<StatusCause>,
     /// Seconds after which trying again makes sense.
     pub retry_after_seconds: Option<u32>,
+    /// What would have become of each object of a refused ApplyRequest, or why it is refused.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub results: Vec<serde_json::Value>,
 }
 
 /// One thing that is wrong.

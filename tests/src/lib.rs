@@ -9,6 +9,7 @@
 )]
 
 pub mod host;
+pub mod kubectl;
 pub mod registry;
 pub mod state;
 pub mod wait;

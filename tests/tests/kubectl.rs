@@ -2,48 +2,17 @@
 
 #![expect(clippy::disallowed_methods, clippy::unwrap_used, reason = "a test runs real programs, and waits for what no watch tells of")]
 
-use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use gantry_tests::host::{Host, PATIENCE};
+use gantry_tests::kubectl::{OLDEST_MINOR, kubectls};
 use gantry_tests::wait::until;
 
 const BUSYBOX: &str = "localhost/quickstart/busybox:1";
 const QUICKSTART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../manifests/quickstart");
-const OLDEST_MINOR: u32 = 29;
-
-/// kubectl binaries with their minor versions.
-fn kubectls() -> Vec<(PathBuf, u32)> {
-    let mut candidates = BTreeSet::new();
-    let named = std::env::var_os("KUBECTLS").unwrap_or_default();
-    candidates.extend(std::env::split_paths(&named).filter(|path| !path.as_os_str().is_empty()));
-    for dir in std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()) {
-        let Ok(target) = dir.join("kubectl").canonicalize() else { continue };
-        // A dispatcher keeps whole binaries of each version beside itself.
-        let beside = std::fs::read_dir(target.parent().expect("a file has a folder")).into_iter().flatten().flatten();
-        let versions: Vec<PathBuf> = beside.map(|entry| entry.path()).filter(|path| name_of(path).starts_with("kubectl.1.")).collect();
-        if versions.is_empty() {
-            candidates.insert(target);
-        } else {
-            candidates.extend(versions);
-        }
-    }
-    let found = candidates.into_iter().filter_map(|path| Some((minor(&path)?, path))).map(|(minor, path)| (path, minor));
-    found.filter(|(_, minor)| *minor >= OLDEST_MINOR).collect()
-}
-
-fn name_of(path: &Path) -> String {
-    path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
-}
-
-fn minor(kubectl: &Path) -> Option<u32> {
-    let output = Command::new(kubectl).args(["version", "--client", "-o", "json"]).output().ok()?;
-    let version: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
-    version["clientVersion"]["minor"].as_str()?.trim_end_matches('+').parse().ok()
-}
 
 struct Kubectl<'a> {
     host: &'a Host,

@@ -34,9 +34,10 @@ fn merge_object(target: &mut Value, changes: &Map<String, Value>, schema: &Value
         }
         Some(other) => return Err(PatchError::Malformed(format!("unknown $patch: {other}"))),
     }
-    if let Some(kept) = changes.get("$retainKeys").and_then(Value::as_array) {
-        fields.retain(|name, _| kept.iter().any(|keep| keep == name));
+    if let Some(kept) = changes.get("$retainKeys") {
+        retain(fields, changes, kept)?;
     }
+    let before = orders(changes).map(|(list, order)| (list, order, fields.get(list).cloned().unwrap_or_default())).collect::<Vec<_>>();
     for (name, change) in changes {
         if let Some(list) = name.strip_prefix("$deleteFromPrimitiveList/") {
             let gone = change.as_array().map_or(&[][..], Vec::as_slice);
@@ -47,11 +48,29 @@ fn merge_object(target: &mut Value, changes: &Map<String, Value>, schema: &Value
             merge_field(fields, name, change, member(schema, name, root))?;
         }
     }
-    for (name, order) in changes {
-        let Some(list) = name.strip_prefix("$setElementOrder/") else { continue };
+    for (list, order, before) in before {
+        let key = merge_key(member(schema, list, root));
+        let order = order.as_array().ok_or_else(|| PatchError::Malformed(format!("$setElementOrder/{list} is not a list")))?;
+        check_order(changes.get(list), order, list, key)?;
         let Some(values) = fields.get_mut(list).and_then(Value::as_array_mut) else { continue };
-        sort(values, order.as_array().map_or(&[], Vec::as_slice), merge_key(member(schema, list, root)));
+        *values = sorted(std::mem::take(values), order, before.as_array().map_or(&[], Vec::as_slice), key);
     }
+    Ok(())
+}
+
+/// The lists whose order the patch gives.
+fn orders(changes: &Map<String, Value>) -> impl Iterator<Item = (&str, &Value)> {
+    changes.iter().filter_map(|(name, order)| Some((name.strip_prefix("$setElementOrder/")?, order)))
+}
+
+/// Drops all fields but those named; what the patch sets must be among them.
+fn retain(fields: &mut Map<String, Value>, changes: &Map<String, Value>, kept: &Value) -> Result<(), PatchError> {
+    let kept = kept.as_array().ok_or_else(|| PatchError::Malformed("$retainKeys is not a list".to_owned()))?;
+    let stays = |name: &str| kept.iter().any(|keep| keep == name);
+    if let Some(name) = changes.keys().find(|name| !name.starts_with('$') && !stays(name)) {
+        return Err(PatchError::Malformed(format!("{name:?} is set, but is not in $retainKeys")));
+    }
+    fields.retain(|name, _| stays(name));
     Ok(())
 }
 
@@ -110,13 +129,43 @@ fn merge_list(target: &mut Vec<Value>, list: &[Value], schema: &Value, name: &st
     Ok(())
 }
 
-/// Items that the order names stand as it says; the others keep their places after them.
-fn sort(values: &mut [Value], order: &[Value], key: Option<&str>) {
-    let place = |value: &Value| {
-        let same = |wanted: &Value| key.map_or(wanted == value, |key| wanted.get(key).is_some() && wanted.get(key) == value.get(key));
-        order.iter().position(same).unwrap_or(usize::MAX)
-    };
-    values.sort_by_cached_key(place);
+/// Whether two items of a list are the same one.
+fn same_item(one: &Value, other: &Value, key: Option<&str>) -> bool {
+    key.map_or_else(|| one == other, |key| one.get(key).is_some() && one.get(key) == other.get(key))
+}
+
+fn place(value: &Value, list: &[Value], key: Option<&str>) -> Option<usize> {
+    list.iter().position(|item| same_item(item, value, key))
+}
+
+/// The items that a patch merges must be in the order that it gives.
+fn check_order(change: Option<&Value>, order: &[Value], list: &str, key: Option<&str>) -> Result<(), PatchError> {
+    let mut last = 0;
+    let items = change.and_then(Value::as_array).into_iter().flatten();
+    for item in items.filter(|item| item.get("$patch").is_none()) {
+        match place(item, order, key) {
+            Some(at) if at >= last => last = at,
+            _ => return Err(PatchError::Malformed(format!("the order of {list} is not that of $setElementOrder/{list}"))),
+        }
+    }
+    Ok(())
+}
+
+/// Items that the order names stand as it says. The others keep their order, each before the first of those that it stood before.
+fn sorted(values: Vec<Value>, order: &[Value], before: &[Value], key: Option<&str>) -> Vec<Value> {
+    let (mut named, others): (Vec<Value>, Vec<Value>) = values.into_iter().partition(|value| place(value, order, key).is_some());
+    named.sort_by_cached_key(|value| place(value, order, key));
+    let (mut named, mut others) = (named.into_iter().peekable(), others.into_iter().peekable());
+    let mut merged = Vec::new();
+    loop {
+        let first = match (named.peek(), others.peek()) {
+            (Some(a), Some(b)) => matches!((place(a, before, key), place(b, before, key)), (Some(a), Some(b)) if a < b),
+            (Some(_), None) => true,
+            (None, Some(_)) => false,
+            (None, None) => return merged,
+        };
+        merged.extend(if first { named.next() } else { others.next() });
+    }
 }
 
 #[cfg(test)]
@@ -143,12 +192,29 @@ mod tests {
             (json!({"metadata": {"labels": {"x": null, "y": "2"}}}), "/metadata/labels", json!({"y": "2"})),
             (json!({"metadata": {"labels": {"$patch": "replace", "z": "3"}}}), "/metadata/labels", json!({"z": "3"})),
             (json!({"metadata": {"$retainKeys": ["labels"]}}), "/metadata", json!({"labels": {"x": "1"}})),
+            (json!({"metadata": {"labels": {"$patch": "delete"}}}), "/metadata/labels", json!({})),
+            (json!({"metadata": {"labels": {"$patch": "merge", "y": "2"}}}), "/metadata/labels", json!({"x": "1", "y": "2"})),
+            (json!({"status": {"conditions": [{"$patch": "replace"}, {"type": "C"}]}}), "/status/conditions", json!([{"type": "C"}])),
+            (
+                json!({"status": {"$setElementOrder/conditions": [{"type": "C"}, {"type": "A"}], "conditions": [{"type": "C"}]}}),
+                "/status/conditions",
+                json!([{"type": "B", "status": "True"}, {"type": "C"}, {"type": "A", "status": "True"}]),
+            ),
+            (json!({"metadata": {"$setElementOrder/finalizers": ["b/b", "a/a"]}}), "/metadata/finalizers", json!(["b/b", "a/a"])),
             (json!({"spec": {"taints": [{"key": "u"}]}}), "/spec/taints", json!([{"key": "u"}])),
         ] {
             assert_eq!(strategic_merge(&node, &patch, schema).unwrap().pointer(pointer), Some(&result), "{patch}");
         }
         let keyless = json!({"status": {"conditions": [{"status": "True"}]}});
         assert!(matches!(strategic_merge(&node, &keyless, schema), Err(PatchError::Invalid { .. })));
-        assert!(matches!(strategic_merge(&node, &json!({"spec": {"$patch": "jump"}}), schema), Err(PatchError::Malformed(_))));
+        for bad in [
+            json!({"spec": {"$patch": "jump"}}),
+            json!({"metadata": {"$retainKeys": ["labels"], "name": "n"}}),
+            json!({"metadata": {"$setElementOrder/finalizers": ["b/b"], "finalizers": ["c/c"]}}),
+            json!({"metadata": {"$setElementOrder/finalizers": ["b/b", "c/c"], "finalizers": ["c/c", "b/b"]}}),
+            json!([]),
+        ] {
+            assert!(matches!(strategic_merge(&node, &bad, schema), Err(PatchError::Malformed(_))), "{bad}");
+        }
     }
 }

@@ -4,6 +4,7 @@ use axum::body::Body;
 use axum::http::{HeaderMap, Response, StatusCode};
 use gantry_api::registry::KindInfo;
 use gantry_api::validate::FieldErrorReason;
+use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::ApiServer;
@@ -175,6 +176,11 @@ pub(super) fn plan(server: &ApiServer, kind: &KindInfo, entry: &Entry, options: 
     let op = operation(kind, &prepared, Expect::At(entry.revision))?;
     let value = op.is_some().then(|| encode(&prepared.object)).transpose()?;
     Ok(Deletion { op, value, gone })
+}
+
+/// The object after a deletion that says nothing of its dependents.
+pub(super) fn marked(kind: &KindInfo, old: &Value, now: Timestamp) -> (Value, Change) {
+    mark(kind, old, &DeleteOptions::default(), || time_text(now))
 }
 
 /// The object after a request to delete it.

@@ -169,6 +169,11 @@ impl ApiError {
         Self::invalid_as(&format!("{options}.meta.k8s.io"), "meta.k8s.io", options, "", &[error])
     }
 
+    /// 422 of a request that is not stored, such as an ApplyRequest.
+    pub(crate) fn invalid_request(kind: &str, error: &FieldError) -> Self {
+        Self::invalid_as(&format!("{kind}.gantry.dev"), "gantry.dev", kind, "", std::slice::from_ref(error))
+    }
+
     fn invalid_as(qualified: &str, group: &str, kind: &str, name: &str, errors: &[FieldError]) -> Self {
         let texts: Vec<String> = errors.iter().map(|e| format!("{}: {}", e.path, field_text(e))).collect();
         let list = if let [one] = texts.as_slice() { one.clone() } else { format!("[{}]", texts.join(", ")) };

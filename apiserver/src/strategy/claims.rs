@@ -1,6 +1,6 @@
 //! References that at most one Image of a namespace may claim.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use gantry_api::reference::ImageReference;
 use gantry_api::registry::KindInfo;
@@ -9,6 +9,7 @@ use serde_json::Value;
 use super::object::{decode, meta_text, resource};
 use crate::cache::{Cache, Selection};
 use crate::http::error::ApiError;
+use crate::store::Key;
 
 /// Images that the controllers make for a bare reference; they give way to explicit ones and claim nothing.
 const GENERATED: &str = "gantry.dev/generated";
@@ -23,6 +24,14 @@ pub(crate) fn claims_anything(kind: &KindInfo) -> bool {
 /// # Errors
 /// 409 that names the other one.
 pub(crate) fn check(cache: &Cache, kind: &KindInfo, object: &Value) -> Result<(), ApiError> {
+    check_among(cache, kind, object, &BTreeMap::new())
+}
+
+/// The same, when the objects of `changed` are about to have another state, or none.
+///
+/// # Errors
+/// 409 that names the other one.
+pub(crate) fn check_among(cache: &Cache, kind: &KindInfo, object: &Value, changed: &BTreeMap<Key, Option<&Value>>) -> Result<(), ApiError> {
     if !claims_anything(kind) {
         return Ok(());
     }
@@ -31,18 +40,21 @@ pub(crate) fn check(cache: &Cache, kind: &KindInfo, object: &Value) -> Result<()
         return Ok(());
     }
     let (name, namespace) = (meta_text(object, "name"), meta_text(object, "namespace"));
-    let (entries, _) = cache.list(&resource(kind), &Selection::namespace(namespace));
-    for entry in entries.iter().filter(|entry| &*entry.key.name != name) {
-        let Ok(other) = decode(entry) else { continue };
-        if let Some(reference) = claims(&other).intersection(&wanted).next() {
-            let why = format!(
-                "Image {:?} already claims the reference {reference}; use it, or give one of them another reference",
-                entry.key.name
-            );
-            return Err(ApiError::conflict(kind, name, &why));
+    let refuse = |other: &Value| match claims(other).intersection(&wanted).next() {
+        None => Ok(()),
+        Some(reference) => {
+            let other = meta_text(other, "name");
+            let why = format!("Image {other:?} already claims the reference {reference}; use it, or give one of them another reference");
+            Err(ApiError::conflict(kind, name, &why))
         }
+    };
+    let (entries, _) = cache.list(&resource(kind), &Selection::namespace(namespace));
+    for entry in entries.iter().filter(|entry| &*entry.key.name != name && !changed.contains_key(&entry.key)) {
+        let Ok(other) = decode(entry) else { continue };
+        refuse(&other)?;
     }
-    Ok(())
+    let others = changed.iter().filter(|(key, _)| *key.resource == *resource(kind) && &*key.namespace == namespace && &*key.name != name);
+    others.filter_map(|(_, other)| *other).try_for_each(refuse)
 }
 
 /// The normalised references of an explicit Image.

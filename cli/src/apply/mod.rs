@@ -13,10 +13,11 @@ use serde_json::Value;
 
 use crate::duration;
 use crate::manifest::{self, FileArgs, Manifest};
+use crate::output::table::clean;
 use crate::output::{self, Format};
 use crate::resources::qualified_name;
 use crate::session::{Global, Session};
-use request::{Outcome, summary};
+use request::{ApplyArgs, Outcome, summary};
 
 /// What the command takes.
 #[derive(Debug, clap::Args)]
@@ -32,12 +33,8 @@ pub(crate) struct Args {
     /// How long to wait at most
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration::parse)]
     timeout: Duration,
-    /// Take fields over from other appliers
-    #[arg(long)]
-    force: bool,
-    /// Who owns the fields applied
-    #[arg(long, value_name = "NAME", default_value = "gantry")]
-    field_manager: String,
+    #[command(flatten)]
+    how: ApplyArgs,
     /// json, yaml or name instead of a line an object
     #[arg(short, long, value_name = "FORM")]
     output: Option<Format>,
@@ -52,11 +49,16 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode> {
     let session = Session::open(global)?;
     let manifests = manifest::read(&args.files, &session.namespace)?;
     let dry_run = args.dry_run.is_some();
-    let outcomes = request::send(&session.client, &manifests, &args.field_manager, args.force, dry_run).await?;
-    print(&args, &manifests, &outcomes, dry_run)?;
-    if outcomes.iter().any(Outcome::is_refused) {
+    let sent = request::send(&session.client, &session.namespace, &manifests, &args.how, dry_run).await?;
+    if sent.refused {
+        for outcome in sent.outcomes.iter().filter(|outcome| outcome.is_refused()) {
+            output::tell(&summary(outcome, dry_run));
+        }
+        output::tell(&sent.refusal());
         return Ok(ExitCode::from(crate::failure::FAILED));
     }
+    let outcomes = sent.outcomes;
+    print(&args, &manifests, &outcomes, dry_run)?;
     match &args.wait {
         Some(condition) if !dry_run => progress::wait(&session.client, &waited_for(&session, &outcomes), condition, args.timeout).await,
         _ => Ok(ExitCode::SUCCESS),
@@ -67,8 +69,10 @@ fn print(args: &Args, manifests: &[Manifest], outcomes: &[Outcome], dry_run: boo
     match &args.output {
         None | Some(Format::Table | Format::Wide) => {
             for outcome in outcomes {
-                let line = summary(outcome, dry_run);
-                if outcome.is_refused() { output::tell(&line) } else { output::print(&format!("{line}\n"))? }
+                output::print(&format!("{}\n", summary(outcome, dry_run)))?;
+                for warning in &outcome.warnings {
+                    output::tell(&format!("warning: {}: {}", outcome.shown(), clean(warning)));
+                }
             }
             Ok(())
         }

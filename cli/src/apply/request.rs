@@ -1,7 +1,7 @@
 //! The ApplyRequest: many objects, one transaction.
 
 use anyhow::{Context as _, Result};
-use gantry_client::{Client, PathBuilder};
+use gantry_client::{Client, ClientError, PathBuilder};
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -25,6 +25,8 @@ pub(crate) struct Outcome {
     pub(crate) effect_message: String,
     /// Why it was refused.
     pub(crate) message: String,
+    /// What the server thinks of it all the same.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// A field that changes.
@@ -51,14 +53,64 @@ impl Outcome {
     }
 }
 
-/// Sends all objects as one request.
-pub(crate) async fn send(client: &Client, manifests: &[Manifest], manager: &str, force: bool, dry_run: bool) -> Result<Vec<Outcome>> {
+/// How to apply, for `apply` and `plan` alike.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ApplyArgs {
+    /// Take fields over from other appliers, and a set from another program
+    #[arg(long = "force-conflicts", visible_alias = "force")]
+    pub(crate) force: bool,
+    /// Who owns the fields applied
+    #[arg(long, value_name = "NAME", default_value = "gantry")]
+    pub(crate) field_manager: String,
+    /// Keep the objects together as a set, known by the Secret NAME (or secrets/NAME, configmaps/NAME)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) set: Option<String>,
+    /// Delete the objects of the set that are not in the files
+    #[arg(long, requires = "set")]
+    pub(crate) prune: bool,
+}
+
+/// What came of a request.
+pub(crate) struct Sent {
+    /// What became, or would have become, of each object.
+    pub(crate) outcomes: Vec<Outcome>,
+    /// Nothing was done, as some objects were refused.
+    pub(crate) refused: bool,
+}
+
+/// Sends all objects as one request; a set's parent is in `namespace`.
+pub(crate) async fn send(client: &Client, namespace: &str, manifests: &[Manifest], args: &ApplyArgs, dry_run: bool) -> Result<Sent> {
     let objects: Vec<&Value> = manifests.iter().map(|manifest| &manifest.object).collect();
-    let body = json!({"apiVersion": "gantry.dev/v1", "kind": "ApplyRequest", "metadata": {},
-        "spec": {"objects": objects, "fieldManager": manager, "force": force}});
+    let body = json!({"apiVersion": "gantry.dev/v1", "kind": "ApplyRequest", "metadata": {"namespace": namespace},
+        "spec": {"objects": objects, "fieldManager": args.field_manager, "force": args.force, "set": args.set, "prune": args.prune}});
     let path = PathBuilder::new("/apis/gantry.dev/v1/applyrequests").maybe("dryRun", dry_run.then_some("All")).finish();
-    let answer = client.request_json(Method::POST, &path, Some(&body)).await?;
-    serde_json::from_value(answer["status"]["results"].clone()).context("read the server's answer to the ApplyRequest")
+    let (results, refused) = match client.request_json(Method::POST, &path, Some(&body)).await {
+        Ok(answer) => (answer["status"]["results"].clone(), false),
+        Err(ClientError::Api(status)) if status.details.as_ref().is_some_and(|details| !details.results.is_empty()) => {
+            (status.details.map(|details| details.results).unwrap_or_default().into(), true)
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let outcomes = serde_json::from_value(results).context("read the server's answer to the ApplyRequest")?;
+    Ok(Sent { outcomes, refused })
+}
+
+impl Sent {
+    /// What was refused and why, in one line.
+    pub(crate) fn why(&self) -> String {
+        let bad = self.outcomes.iter().filter(|outcome| outcome.is_refused());
+        bad.map(|outcome| format!("{}: {}", outcome.shown(), clean(&outcome.message))).collect::<Vec<_>>().join("; ")
+    }
+
+    /// The last word on a request that was refused.
+    pub(crate) fn refusal(&self) -> String {
+        let bad = self.outcomes.iter().filter(|outcome| outcome.is_refused()).count();
+        let mut text = format!("error: nothing was applied: {bad} of {} objects are refused", self.outcomes.len());
+        if self.outcomes.iter().any(|outcome| outcome.action == "Conflict" && outcome.message.starts_with("Apply failed")) {
+            text.push_str("\nLeave the fields that conflict out of the files, or take them over with --force-conflicts.");
+        }
+        text
+    }
 }
 
 /// `container.gantry.dev/web configured (replaces web)`.

@@ -15,7 +15,7 @@ use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify};
 use tokio::io::unix::AsyncFd;
 use tokio_util::sync::CancellationToken;
 
-use crate::apply::request;
+use crate::apply::request::{self, ApplyArgs};
 use crate::manifest;
 
 /// Who owns the fields that the folder's files declare.
@@ -85,8 +85,12 @@ async fn apply(client: &Client, folder: &Path) -> Result<(), Refusal> {
         return Ok(());
     }
     // The folder is the wish: what somebody else set of its fields meanwhile does not stand against it.
-    let outcomes = request::send(client, &manifests, MANAGER, true, false).await.map_err(Refusal::Server)?;
-    for outcome in outcomes.iter().filter(|outcome| !outcome.is_unchanged()) {
+    let how = ApplyArgs { force: true, field_manager: MANAGER.to_owned(), set: None, prune: false };
+    let sent = request::send(client, "default", &manifests, &how, false).await.map_err(Refusal::Server)?;
+    if sent.refused {
+        return Err(Refusal::Server(anyhow::anyhow!("{}", sent.why())));
+    }
+    for outcome in sent.outcomes.iter().filter(|outcome| !outcome.is_unchanged()) {
         tracing::info!("--manifests: {}", request::summary(outcome, false));
     }
     Ok(())

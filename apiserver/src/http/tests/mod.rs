@@ -8,6 +8,7 @@ mod metrics;
 mod pods;
 mod pressure;
 mod reading;
+mod requests;
 mod store;
 mod watching;
 mod writing;
