@@ -5,6 +5,9 @@ CARGO ?= cargo
 # and the judges of the tests: a real registry, a real multi-layer image, nft and ip to look at the kernel.
 PACKAGES := gcc libc6-dev make ca-certificates curl busybox-static docker-registry skopeo apache2-utils mmdebstrap nftables iproute2 procps
 
+# The peer of the store, and what its client is built with.
+BENCH_PACKAGES := etcd-server protobuf-compiler libprotobuf-dev
+
 .PHONY: help setup quickstart quickstart-clean test test-full test-vm bench lint fmt doc clean
 
 help: ## list the targets
@@ -34,6 +37,7 @@ test-vm: setup ## the quickstart in a stock Debian VM: systemd, pure cgroup v2, 
 	tests/vm/lane trixie
 
 bench: setup ## the engine beside its peers in one run
+	@dev/setup $(BENCH_PACKAGES)
 	tests/bench/run
 
 lint: ## format check, clippy, licences and sources of dependencies

@@ -192,6 +192,11 @@ impl<K: Kind> Api<K> {
     pub async fn delete(&self, name: &str, params: &DeleteParams) -> Result<(), ClientError> {
         self.endpoint().delete(&self.client, name, params).await.map(drop)
     }
+    /// Deletes what `which` selects, or asks for its deletion: at most `which.limit` objects at once. Gives back the token to go on
+    /// with when there are more.
+    pub async fn delete_collection(&self, which: &ListParams, params: &DeleteParams) -> Result<Option<String>, ClientError> {
+        self.endpoint().delete_collection(&self.client, which, params).await
+    }
     /// The client.
     pub fn client(&self) -> &Client {
         &self.client

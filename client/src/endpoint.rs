@@ -2,7 +2,8 @@
 
 use futures_util::stream::BoxStream;
 use http::Method;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::de::{DeserializeOwned, IgnoredAny};
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json, value::RawValue};
 
 use crate::api::{DeleteParams, List, ListParams, Patch, WatchEvent, WatchParams, WriteParams};
@@ -13,6 +14,9 @@ use crate::transport::Client;
 
 /// The longest line of a watch, in bytes: an object may have 3 MiB, its JSON escapes a little more.
 const WATCH_LINE_LIMIT: usize = 16 << 20;
+
+/// Metadata will do.
+const PARTIAL: &str = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json";
 
 /// Where the objects of one resource are.
 #[derive(Debug, Clone, Copy)]
@@ -139,6 +143,19 @@ impl Endpoint<'_> {
     pub(crate) async fn delete(&self, client: &Client, name: &str, params: &DeleteParams) -> Result<Value, ClientError> {
         let path = self.object(name, None)?.finish();
         client.exchange(Method::DELETE, &path, JSON, JSON, Some(encode(&delete_options(params), &path)?)).await
+    }
+
+    /// Gives back the token to go on with, if the limit left any.
+    pub(crate) async fn delete_collection(
+        &self,
+        client: &Client,
+        which: &ListParams,
+        params: &DeleteParams,
+    ) -> Result<Option<String>, ClientError> {
+        let path = self.list_path(which);
+        let body = encode(&delete_options(params), &path)?;
+        let list: RawList<IgnoredAny> = client.exchange(Method::DELETE, &path, PARTIAL, JSON, Some(body)).await?;
+        Ok(Some(list.metadata.continue_token).filter(|token| !token.is_empty()))
     }
 }
 

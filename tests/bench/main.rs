@@ -6,6 +6,7 @@
 
 mod containers;
 mod memory;
+mod plot;
 mod store;
 mod table;
 
@@ -21,10 +22,18 @@ fn main() -> anyhow::Result<()> {
     host.serve();
     host.load_busybox(containers::IMAGE);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
+    // `ONLY=store` or `ONLY=containers` takes a part.
+    let only = std::env::var("ONLY").ok();
+    let wanted = |part: &str| only.as_deref().is_none_or(|only| only == part);
     memory::idle(&host, &mut table)?;
-    runtime.block_on(containers::one_by_one(&host, rounds, &mut table))?;
-    runtime.block_on(containers::fifty(&host, &mut table))?;
-    runtime.block_on(store::writes(&host, &mut table))?;
+    if wanted("store") {
+        runtime.block_on(store::rows(&host, &mut table))?;
+        runtime.block_on(store::growth(&mut host, &out, &mut table))?;
+    }
+    if wanted("containers") {
+        runtime.block_on(containers::one_by_one(&host, rounds, &mut table))?;
+        runtime.block_on(containers::fifty(&host, &mut table))?;
+    }
     table.print();
     table.save(&out)?;
     Ok(())

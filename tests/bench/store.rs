@@ -1,20 +1,34 @@
-//! Durable writes of 1 KiB objects over HTTP, beside etcd's own HTTP gateway where etcd is installed.
+//! The API and its store: writes, reads, lists, watchers, and what grows with the number of objects, beside etcd on the same disk.
+
+mod etcd;
+mod growth;
+mod watchers;
 
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use gantry_api::k8s_openapi::api::core::v1::ConfigMap;
-use gantry_client::{Api, Client, WriteParams};
-use gantry_tests::host::{Host, PATIENCE};
-use gantry_tests::wait::until;
+use gantry_client::{Api, Client, Lines, WriteParams};
+use gantry_tests::host::Host;
+use http::Method;
 use serde_json::json;
 
 use crate::table::Table;
+use etcd::Etcd;
+pub(crate) use growth::growth;
 
-const WRITERS: [usize; 3] = [1, 8, 64];
-const WRITES: usize = 1600;
-const ETCD: &str = "http://127.0.0.1:23790";
+const WRITERS: [usize; 4] = [1, 8, 64, 256];
+const WRITES: usize = 8_000;
+/// One writer waits for the disk each time.
+const SERIAL_WRITES: usize = 1_000;
+const READS: usize = 2_000;
+const LISTS: usize = 100;
+/// Objects of a list.
+const LISTED: usize = 1_000;
+/// Requests of which a whole list is made.
+const APPLIED: usize = 500;
+/// The longest line of an answer.
+const LINE: usize = 64 << 20;
+const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 
 fn object(name: &str) -> ConfigMap {
     let mut map = ConfigMap::default();
@@ -23,96 +37,113 @@ fn object(name: &str) -> ConfigMap {
     map
 }
 
-/// Creates objects from 1, 8 and 64 writers at once.
-pub(crate) async fn writes(host: &Host, table: &mut Table) -> anyhow::Result<()> {
-    let api: Api<ConfigMap> = Api::namespaced(&Client::unix(&host.socket(), "bench"), "default");
-    let mut etcd = Etcd::start(host)?;
+fn milliseconds(took: Duration) -> f64 {
+    took.as_secs_f64() * 1e3
+}
+
+/// All rows but those of growth; the engine and etcd take turns.
+pub(crate) async fn rows(host: &Host, table: &mut Table) -> anyhow::Result<()> {
+    let client = Client::unix(&host.socket(), "bench");
+    let etcd = Etcd::start(host)?;
     for writers in WRITERS {
-        let begin = Instant::now();
-        let each = WRITES / writers;
-        let tasks = (0..writers).map(|writer| {
-            let api = api.clone();
-            tokio::spawn(async move {
-                let mut took = Vec::with_capacity(each);
-                for n in 0..each {
-                    let since = Instant::now();
-                    api.create(&object(&format!("w{writers}-{writer}-{n}")), &WriteParams::default()).await?;
-                    took.push(since.elapsed());
-                }
-                Ok::<_, gantry_client::ClientError>(took)
-            })
-        });
-        let mut all = Vec::new();
-        for task in tasks.collect::<Vec<_>>() {
-            all.extend(task.await??);
-        }
-        report(table, "gantry", writers, &all, begin.elapsed());
-        if let Some(etcd) = &mut etcd {
-            etcd.writes(host, writers, table)?;
-        }
+        write(&client, writers, table).await?;
+        peer(etcd.as_ref(), host, &["write", &writers.to_string()], &format!("durable write of 1 KiB, {writers} writers"), table)?;
+    }
+    read(&client, table).await?;
+    peer(etcd.as_ref(), host, &["read"], "read one", table)?;
+    fill(&client, "lists", 0..LISTED).await?;
+    list(&client, "lists", None, &format!("list {LISTED}"), table).await?;
+    peer(etcd.as_ref(), host, &["list", &LISTED.to_string()], &format!("list {LISTED}"), table)?;
+    list(&client, "lists", Some(TABLE), &format!("list {LISTED} as a table"), table).await?;
+    for count in watchers::COUNTS {
+        watchers::one_event_at_a_time(&client, host, count, table).await?;
+        peer(etcd.as_ref(), host, &["watch", &count.to_string()], &format!("write to its event, {count} watchers"), table)?;
+    }
+    watchers::beside_stalled(&client, host, table).await
+}
+
+/// The same measure on etcd, where it is installed.
+fn peer(etcd: Option<&Etcd>, host: &Host, section: &[&str], what: &str, table: &mut Table) -> anyhow::Result<()> {
+    let Some(etcd) = etcd else { return Ok(()) };
+    for (measure, unit, sample) in etcd.run(host, section)? {
+        table.add(&format!("{what}: {measure}"), "etcd", unit, sample);
     }
     Ok(())
 }
 
-fn report(table: &mut Table, peer: &str, writers: usize, took: &[Duration], all: Duration) {
-    for one in took {
-        table.add(&format!("durable write of 1 KiB, {writers} writers: latency"), peer, "ms", one.as_secs_f64() * 1000.0);
+/// Creates objects from many writers at once.
+async fn write(client: &Client, writers: usize, table: &mut Table) -> anyhow::Result<()> {
+    let api: Api<ConfigMap> = Api::namespaced(client, "default");
+    let each = if writers == 1 { SERIAL_WRITES } else { WRITES / writers };
+    let begin = Instant::now();
+    let tasks = (0..writers).map(|writer| {
+        let api = api.clone();
+        tokio::spawn(async move {
+            let mut took = Vec::with_capacity(each);
+            for n in 0..each {
+                let since = Instant::now();
+                api.create(&object(&format!("w{writers}-{writer}-{n}")), &WriteParams::default()).await?;
+                took.push(since.elapsed());
+            }
+            Ok::<_, gantry_client::ClientError>(took)
+        })
+    });
+    let mut all = Vec::new();
+    for task in tasks.collect::<Vec<_>>() {
+        all.extend(task.await??);
     }
-    table.add(&format!("durable write of 1 KiB, {writers} writers: rate"), peer, "/s", took.len() as f64 / all.as_secs_f64());
+    let what = format!("durable write of 1 KiB, {writers} writers");
+    table.add(&format!("{what}: rate"), "gantry", "/s", all.len() as f64 / begin.elapsed().as_secs_f64());
+    all.into_iter().for_each(|took| table.add(&format!("{what}: latency"), "gantry", "ms", milliseconds(took)));
+    Ok(())
 }
 
-/// etcd on the host's loopback, asked through its HTTP and JSON gateway.
-struct Etcd {
-    child: std::process::Child,
+/// Asks, and reads the answer to its end without decoding it; gives back its length.
+async fn ask(client: &Client, path: &str, accept: Option<&str>) -> anyhow::Result<usize> {
+    let mut request = http::Request::builder().method(Method::GET).uri(path);
+    if let Some(accept) = accept {
+        request = request.header("accept", accept);
+    }
+    let answer = client.request(request.body(gantry_client::body::empty())?).await?;
+    let mut lines = Lines::new(answer.into_body(), LINE);
+    let mut length = 0;
+    while let Some(line) = lines.next().await.map_err(anyhow::Error::from_boxed)? {
+        length += line.len();
+    }
+    Ok(length)
 }
 
-impl Etcd {
-    /// `None` when etcd is not installed.
-    fn start(host: &Host) -> anyhow::Result<Option<Self>> {
-        let installed = std::env::split_paths(&std::env::var_os("PATH").unwrap_or_default()).any(|dir| dir.join("etcd").exists());
-        if !installed {
-            return Ok(None);
-        }
-        let mut command = host.command("etcd");
-        command.arg("--data-dir").arg(host.dir().join("etcd"));
-        command.args(["--listen-client-urls", ETCD, "--advertise-client-urls", ETCD, "--listen-peer-urls", "http://127.0.0.1:23800"]);
-        command.args(["--initial-advertise-peer-urls", "http://127.0.0.1:23800", "--initial-cluster", "default=http://127.0.0.1:23800"]);
-        let child = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn()?;
-        until("etcd", PATIENCE, || host.fetch(&format!("{ETCD}/health")).map(|_| ()));
-        Ok(Some(Self { child }))
-    }
-
-    /// The same number of writes by `curl`, which keeps its connections, in as many processes as writers.
-    fn writes(&mut self, host: &Host, writers: usize, table: &mut Table) -> anyhow::Result<()> {
-        let each = WRITES / writers;
-        let value = STANDARD.encode("x".repeat(1024));
-        let mut children = Vec::new();
+async fn read(client: &Client, table: &mut Table) -> anyhow::Result<()> {
+    Api::namespaced(client, "default").create(&object("read"), &WriteParams::default()).await?;
+    for _ in 0..READS {
         let begin = Instant::now();
-        for writer in 0..writers {
-            let config = host.dir().join(format!("etcd-{writer}.curl"));
-            let puts = (0..each).map(|n| {
-                let body = json!({"key": STANDARD.encode(format!("w{writers}-{writer}-{n}")), "value": value}).to_string();
-                format!("url = \"{ETCD}/v3/kv/put\"\ndata = {}\noutput = /dev/null\nwrite-out = \"%{{time_total}}\\n\"\n", json!(body))
-            });
-            let text = puts.collect::<Vec<_>>().join("next\n");
-            std::fs::write(&config, text)?;
-            children.push(host.command("curl").arg("-sS").arg("-K").arg(&config).stdout(std::process::Stdio::piped()).spawn()?);
-        }
-        let mut took = Vec::new();
-        for child in children {
-            let output = child.wait_with_output()?;
-            let text = String::from_utf8_lossy(&output.stdout).into_owned();
-            took.extend(text.lines().filter_map(|line| line.parse().ok()).map(Duration::from_secs_f64));
-        }
-        report(table, "etcd", writers, &took, begin.elapsed());
-        Ok(())
+        ask(client, "/api/v1/namespaces/default/configmaps/read", None).await?;
+        table.add("read one: latency", "gantry", "ms", milliseconds(begin.elapsed()));
     }
+    Ok(())
 }
 
-impl Drop for Etcd {
-    fn drop(&mut self) {
-        // It may have ended by itself.
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+/// Makes objects of a namespace, many at once.
+async fn fill(client: &Client, namespace: &str, numbers: std::ops::Range<usize>) -> anyhow::Result<()> {
+    let all: Vec<usize> = numbers.collect();
+    for some in all.chunks(APPLIED) {
+        let mut objects = vec![json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})];
+        objects.extend(some.iter().map(|n| {
+            let metadata = json!({"name": format!("o{n:06}"), "namespace": namespace});
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {"value": "x".repeat(1024)}})
+        }));
+        let request = json!({"spec": {"objects": objects, "fieldManager": "bench"}});
+        client.request_json(Method::POST, "/apis/gantry.dev/v1/applyrequests", Some(&request)).await?;
     }
+    Ok(())
+}
+
+async fn list(client: &Client, namespace: &str, accept: Option<&str>, what: &str, table: &mut Table) -> anyhow::Result<()> {
+    let path = format!("/api/v1/namespaces/{namespace}/configmaps");
+    for _ in 0..LISTS {
+        let begin = Instant::now();
+        anyhow::ensure!(ask(client, &path, accept).await? > LISTED * 100, "the list is too short");
+        table.add(&format!("{what}: latency"), "gantry", "ms", milliseconds(begin.elapsed()));
+    }
+    Ok(())
 }

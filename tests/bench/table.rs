@@ -25,6 +25,11 @@ impl Table {
         }
     }
 
+    /// The median of a measure, of its first peer; 0 without samples.
+    pub(crate) fn median(&self, what: &str) -> f64 {
+        self.0.iter().find(|row| row.what == what).map_or(0.0, |row| quantile(&row.sorted(), 0.5))
+    }
+
     /// Prints minimum, median, 95th percentile and count of every row, peers of one measure together.
     pub(crate) fn print(&self) {
         println!("{:<52} {:<10} {:>10} {:>10} {:>10} {:>4} unit", "what", "who", "min", "median", "p95", "n");

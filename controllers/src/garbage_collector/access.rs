@@ -1,6 +1,7 @@
 //! Every kind that is watched, behind one object-safe interface.
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use gantry_api::kinds::core::{ConfigMap, Lease, Namespace, Node, Secret};
@@ -14,6 +15,11 @@ use crate::context::Context;
 use crate::runtime::status::api;
 use crate::runtime::{Partial, Sources};
 
+/// Objects deleted by one request. Between two the server has time for others.
+const SLICE: u32 = 500;
+/// What goes from a namespace that is being emptied is looked at once in a while, not for every object.
+const EMPTYING_STEP: Duration = Duration::from_millis(100);
+
 /// The objects of one kind, as far as owners are concerned.
 pub(crate) trait Access: Send + Sync + 'static {
     /// CamelCase name.
@@ -24,19 +30,21 @@ pub(crate) trait Access: Send + Sync + 'static {
     fn namespaced(&self) -> bool;
     /// Metadata as the informer shows it.
     fn cached(&self, key: &ObjectKey) -> Option<ObjectMeta>;
-    /// Keys of all objects as the informer shows them.
-    fn keys(&self) -> Vec<ObjectKey>;
+    /// How many objects are in `namespace` as the informer shows them, and how many of them nobody has asked to delete yet.
+    fn count(&self, namespace: &str) -> (usize, usize);
     /// Metadata as the server has it now.
     fn live<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Option<ObjectMeta>, ClientError>>;
     /// Whether the server has any object in `namespace` now.
     fn any_live<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, Result<bool, ClientError>>;
     /// Asks for deletion.
     fn delete<'a>(&'a self, key: &'a ObjectKey, params: &'a DeleteParams) -> BoxFuture<'a, Result<(), ClientError>>;
+    /// Asks for deletion of all in `namespace`, in slices.
+    fn delete_all<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, Result<(), ClientError>>;
     /// Merge patch.
     fn patch<'a>(&'a self, key: &'a ObjectKey, patch: Value) -> BoxFuture<'a, Result<(), ClientError>>;
     /// Feeds the graph from this kind, as kind number `kind`.
     fn watch(&self, sources: Sources<Item>, kind: usize, graph: Arc<Mutex<Graph>>) -> Sources<Item>;
-    /// Queues the key of the namespace of each changed object that `concerned` says yes to.
+    /// Queues the key of the namespace of each changed object that `concerned` says yes to, a moment later: one look for many.
     fn watch_namespaces(&self, sources: Sources<ObjectKey>, concerned: fn(&Context, &str) -> bool, context: &Context)
     -> Sources<ObjectKey>;
 }
@@ -67,6 +75,17 @@ struct Typed<K: Kind> {
     informer: Informer<K>,
 }
 
+/// Asks for the deletion of all objects of a kind in `namespace`, in slices.
+pub(crate) async fn delete_all<K: Kind>(client: &Client, namespace: &str) -> Result<(), ClientError> {
+    let mut slice = ListParams { limit: Some(SLICE), ..ListParams::default() };
+    loop {
+        slice.continue_token = api::<K>(client, namespace).delete_collection(&slice, &DeleteParams::default()).await?;
+        if slice.continue_token.is_none() {
+            return Ok(());
+        }
+    }
+}
+
 /// Answers are decoded to metadata alone.
 type Bare<K> = Partial<K>;
 
@@ -83,8 +102,10 @@ impl<K: Kind> Access for Typed<K> {
     fn cached(&self, key: &ObjectKey) -> Option<ObjectMeta> {
         self.informer.get(key).map(|object| object.meta().clone())
     }
-    fn keys(&self) -> Vec<ObjectKey> {
-        self.informer.list().iter().map(|object| object.key()).collect()
+    fn count(&self, namespace: &str) -> (usize, usize) {
+        let objects = self.informer.list();
+        let here = objects.iter().filter(|object| object.meta().namespace.as_deref() == Some(namespace));
+        here.fold((0, 0), |(all, staying), object| (all + 1, staying + usize::from(!object.is_terminating())))
     }
     fn live<'a>(&'a self, key: &'a ObjectKey) -> BoxFuture<'a, Result<Option<ObjectMeta>, ClientError>> {
         Box::pin(async move { Ok(api::<Bare<K>>(&self.client, &key.namespace).find(&key.name).await?.map(|object| object.metadata)) })
@@ -95,6 +116,9 @@ impl<K: Kind> Access for Typed<K> {
     }
     fn delete<'a>(&'a self, key: &'a ObjectKey, params: &'a DeleteParams) -> BoxFuture<'a, Result<(), ClientError>> {
         Box::pin(async move { api::<Bare<K>>(&self.client, &key.namespace).delete(&key.name, params).await })
+    }
+    fn delete_all<'a>(&'a self, namespace: &'a str) -> BoxFuture<'a, Result<(), ClientError>> {
+        Box::pin(delete_all::<Bare<K>>(&self.client, namespace))
     }
     fn patch<'a>(&'a self, key: &'a ObjectKey, patch: Value) -> BoxFuture<'a, Result<(), ClientError>> {
         Box::pin(async move {
@@ -115,7 +139,7 @@ impl<K: Kind> Access for Typed<K> {
         context: &Context,
     ) -> Sources<ObjectKey> {
         let context = context.clone();
-        sources.watch(&self.informer, move |key, _| {
+        sources.watch_after(EMPTYING_STEP, &self.informer, move |key, _| {
             concerned(&context, &key.namespace).then(|| ObjectKey::new("", key.namespace.clone())).into_iter().collect()
         })
     }

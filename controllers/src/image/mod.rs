@@ -45,7 +45,11 @@ pub(crate) fn start(manager: &mut Manager, context: &Context) {
     let images = informers.images.clone();
     let mut used = References::new();
     let sources = Sources::of(&informers.images)
-        .watch(&informers.containers, move |key, container| used.update(key, container.map(|container| image_of(container))))
+        // Not for every change of every user: each look goes through all Containers.
+        .watch(&informers.containers, move |key, container| {
+            let concerned = used.changed(key, container.map(|container| use_of(container)));
+            concerned.into_iter().map(|used| used.image).collect()
+        })
         .watch(&informers.nodes, move |_, _| images.list().iter().map(|image| image.key()).collect());
     manager.add(Images { context: context.named(INFO.name), unused: Mutex::default() }, sources, 4);
     assignment::start(manager, context);
@@ -55,6 +59,20 @@ pub(crate) fn start(manager: &mut Manager, context: &Context) {
 fn image_of(container: &Container) -> BTreeSet<ObjectKey> {
     let name = container.status.as_ref().and_then(|status| status.image_object_name.clone());
     name.map(|name| ObjectKey::new(container.key().namespace, name)).into_iter().collect()
+}
+
+/// What of a container matters to the Image that it uses.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Use {
+    image: ObjectKey,
+    pull_secret: Option<String>,
+    node: Option<String>,
+}
+
+fn use_of(container: &Container) -> BTreeSet<Use> {
+    let node = container.status.as_ref().and_then(|status| status.node_name.clone());
+    let images = image_of(container).into_iter();
+    images.map(|image| Use { image, pull_secret: container.spec.pull_secret_name.clone(), node: node.clone() }).collect()
 }
 
 /// Whether the image controller made it.

@@ -5,14 +5,14 @@
 
 use gantry_api::kinds::core::{Event, Namespace};
 use gantry_api::{Kind, ObjectKey};
-use gantry_client::{Api, DeleteParams, ListParams, WriteParams};
+use gantry_client::{Api, WriteParams};
 use http::Method;
 use serde_json::json;
 use tracing::info;
 
 use crate::context::Context;
-use crate::garbage_collector::access::{Access, accesses};
-use crate::runtime::status::{api, precondition};
+use crate::garbage_collector::access::{Access, accesses, delete_all};
+use crate::runtime::status::precondition;
 use crate::runtime::{Action, ClientResultExt, Manager, ReconcileError, Reconciler, Sources};
 use crate::table::ControllerInfo;
 
@@ -27,8 +27,6 @@ pub(crate) const INFO: ControllerInfo = ControllerInfo {
 const ALWAYS: [&str; 2] = ["default", "gantry-system"];
 /// Finalizer in `spec.finalizers` of every Namespace.
 const FINALIZER: &str = "kubernetes";
-/// Events read at once.
-const PAGE: u32 = 500;
 
 pub(crate) fn start(manager: &mut Manager, context: &Context) {
     let context = context.named(INFO.name);
@@ -86,44 +84,19 @@ impl Namespaces {
 
     /// Asks for the deletion of everything in the namespace. Returns whether nothing is left; what is left brings the key back when it goes.
     async fn empty(&self, namespace: &str) -> Result<bool, ReconcileError> {
-        let mut left = 0_usize;
+        let mut left = 0;
         for access in self.accesses.iter().filter(|access| access.namespaced()) {
-            for key in access.keys().into_iter().filter(|key| key.namespace == namespace) {
-                left += 1;
-                let leaving = access.cached(&key).is_none_or(|meta| meta.deletion_timestamp.is_some());
-                if leaving {
-                    continue;
-                }
-                match access.delete(&key, &DeleteParams::default()).await {
-                    Err(error) if !error.is_not_found() => {
-                        return Err(error).doing(|| format!("delete {} {key}", access.kind()));
-                    }
-                    _ => {}
-                }
+            let (all, staying) = access.count(namespace);
+            left += all;
+            if staying > 0 {
+                access.delete_all(namespace).await.doing(|| format!("delete every {} of Namespace {namespace}", access.kind()))?;
             }
         }
         if left > 0 {
             return Ok(false);
         }
-        self.delete_events(namespace).await?;
+        delete_all::<Event>(&self.context.client, namespace).await.doing(|| format!("delete the Events of Namespace {namespace}"))?;
         Ok(true)
-    }
-
-    async fn delete_events(&self, namespace: &str) -> Result<(), ReconcileError> {
-        let events = api::<Event>(&self.context.client, namespace);
-        let params = ListParams { limit: Some(PAGE), ..ListParams::default() };
-        loop {
-            let page = events.list(&params).await.doing(|| format!("list the Events of Namespace {namespace}"))?;
-            if page.items.is_empty() {
-                return Ok(());
-            }
-            for event in &page.items {
-                match events.delete(event.name(), &DeleteParams::default()).await {
-                    Err(error) if !error.is_not_found() => return Err(error).doing(|| format!("delete Event {}", event.key())),
-                    _ => {}
-                }
-            }
-        }
     }
 
     /// Takes the finalizer out. The server has the last word: informers may not show yet what was created just before the deletion.

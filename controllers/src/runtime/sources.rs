@@ -108,6 +108,16 @@ impl<Key: Clone + Ord> References<Key> {
         }
         concerned
     }
+
+    /// What `object` newly refers to, or no longer does: nothing when only the object itself changed.
+    pub(crate) fn changed(&mut self, object: &ObjectKey, now: Option<BTreeSet<Key>>) -> Vec<Key> {
+        let old = self.of.get(object).cloned().unwrap_or_default();
+        let mut concerned = self.update(object, now);
+        if let Some(new) = self.of.get(object) {
+            concerned.retain(|key| !(old.contains(key) && new.contains(key)));
+        }
+        concerned
+    }
 }
 
 #[cfg(test)]
@@ -123,5 +133,15 @@ mod tests {
         assert_eq!(references.update(&object, None), ["y", "z"]);
         assert!(references.update(&object, None).is_empty());
         assert!(references.of.is_empty());
+    }
+
+    #[test]
+    fn what_is_referred_to_as_before_is_not_concerned() {
+        let mut references = References::new();
+        let object = ObjectKey::new("ns", "a");
+        assert_eq!(references.changed(&object, Some(BTreeSet::from(["x", "y"]))), ["x", "y"]);
+        assert!(references.changed(&object, Some(BTreeSet::from(["x", "y"]))).is_empty());
+        assert_eq!(references.changed(&object, Some(BTreeSet::from(["y", "z"]))), ["x", "z"]);
+        assert_eq!(references.changed(&object, None), ["y", "z"]);
     }
 }

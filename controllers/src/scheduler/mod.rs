@@ -131,7 +131,7 @@ impl Scheduler {
         let containers = self.context.informers.containers.list();
         let placed: BTreeMap<ObjectKey, String> = {
             let bound = self.lock();
-            let seen = containers.iter().filter_map(|other| Some((other.key(), node_of(other)?.to_owned())));
+            let seen = containers.iter().filter_map(|other| node_of(other).map(|node| (other.key(), node.to_owned())));
             bound.iter().map(|(key, (_, node))| (key.clone(), node.clone())).chain(seen).collect()
         };
         let volumes = volume_names(container).map(|name| self.volume_demand(container, name, &containers, &placed)).collect();
