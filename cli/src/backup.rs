@@ -59,7 +59,7 @@ async fn to_file(body: Body, path: &Path) -> Result<Header> {
     file.sync_all()?;
     drop(file);
     let mut written = Reader::open(BufReader::new(File::open(&partial.0)?))?;
-    while written.next()?.is_some() {}
+    while written.next_object()?.is_some() {}
     std::fs::rename(&partial.0, path)?;
     File::open(dir)?.sync_all()?;
     Ok(written.header().clone())

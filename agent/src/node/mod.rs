@@ -64,10 +64,11 @@ fn status(name: &str, ready_since: Option<Time>, others: Vec<NodeCondition>, now
         last_transition_time: Some(ready_since.unwrap_or_else(|| now.clone())),
         last_heartbeat_time: None,
     };
+    let conditions: Vec<NodeCondition> = std::iter::once(ready).chain(others).collect();
     json!({
         "capacity": capacity,
         "allocatable": capacity,
-        "conditions": [vec![ready], others].concat(),
+        "conditions": conditions,
         "addresses": [
             NodeAddress { type_: "InternalIP".to_owned(), address: "127.0.0.1".to_owned() },
             NodeAddress { type_: "Hostname".to_owned(), address: name.to_owned() },

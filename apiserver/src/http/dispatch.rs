@@ -14,8 +14,8 @@ use super::params::Params;
 use super::render::{IncludeObject, View};
 use super::route::{self, ResourcePath, Route};
 use super::{
-    AppState, apply_request, backup, binding, content, create, delete, delete_collection, get, health, list, metrics, negotiate, patch, reviews,
-    update, watch,
+    AppState, apply_request, backup, binding, content, create, delete, delete_collection, get, health, list, metrics, negotiate, patch,
+    reviews, update, watch,
 };
 use crate::admission::check_read;
 use crate::auth::{Attributes, Decision, Identity};

@@ -199,7 +199,7 @@ impl<R: Read> Reader<R> {
     ///
     /// # Errors
     /// See [`BackupError`].
-    pub fn next(&mut self) -> Result<Option<Stored>, BackupError> {
+    pub fn next_object(&mut self) -> Result<Option<Stored>, BackupError> {
         if self.is_over {
             return Ok(None);
         }

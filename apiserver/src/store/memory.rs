@@ -122,7 +122,7 @@ impl State {
             return Err(ReadError::Compacted { after, oldest: self.oldest });
         }
         let from = self.log.partition_point(|event| event.record.revision <= after);
-        let last = self.log.range(from..).take(limit).last().map(|event| event.record.revision);
+        let last = self.log.range(from..).take(limit).next_back().map(|event| event.record.revision);
         let upto = last.map_or(from, |last| self.log.partition_point(|event| event.record.revision <= last));
         Ok(self.log.range(from..upto).cloned().collect())
     }

@@ -58,7 +58,8 @@ pub(crate) async fn run(config: EngineConfig) -> anyhow::Result<()> {
     let mut server = ApiServer::new(cache.clone(), Arc::new(FixedAuthorizer));
     server.instance.clone_from(&config.instance);
     server.content = Some(Arc::new(content.clone()));
-    server.store_stats = Some(Box::new(move || store.stats()));
+    let measured = store.clone();
+    server.store_stats = Some(Box::new(move || measured.stats()));
     let state: AppState = Arc::new(server);
     let router = gantry_apiserver::router(state.clone());
 

@@ -132,7 +132,7 @@ mod tests {
 
     #[test]
     fn an_outage_is_told_in_a_sentence() {
-        let at = |second| Timestamp::from_second(1_800_000_000 + second).unwrap();
+        let at = |second: i64| Timestamp::from_second(1_800_000_000 + second).unwrap();
         let outage = Outage { health: Health::DiskFull, from: at(0), to: at(61) };
         assert_eq!(outage.message(), "the store took no writes from 2027-01-15T08:00:00Z to 2027-01-15T08:01:01Z: the disk was full");
         assert_eq!((outage.reason(), condition(Some(&outage))["status"].as_str()), ("DiskFull", Some("True")));

@@ -41,7 +41,7 @@ impl Etcd {
             let fields: Vec<&str> = line.split('\t').collect();
             let [measure, value, unit] = fields.as_slice() else { anyhow::bail!("etcdbench says {line:?}") };
             let unit = if *unit == "ms" { "ms" } else { "/s" };
-            Ok((format!("{measure}"), unit, value.parse().context("a sample of etcdbench")?))
+            Ok(((*measure).to_owned(), unit, value.parse().context("a sample of etcdbench")?))
         };
         text.lines().map(sample).collect()
     }

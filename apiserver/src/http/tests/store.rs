@@ -44,7 +44,7 @@ async fn a_backup_is_for_administrators() {
     let bytes = answer.into_body().collect().await.unwrap().to_bytes();
     let mut reader = Reader::open(&bytes[..]).unwrap();
     let mut names = Vec::new();
-    while let Some(stored) = reader.next().unwrap() {
+    while let Some(stored) = reader.next_object().unwrap() {
         assert_eq!(serde_json::from_slice::<Value>(&stored.bytes).unwrap()["metadata"]["name"], *stored.key.name);
         names.push(stored.key.name.to_string());
     }

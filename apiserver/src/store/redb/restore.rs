@@ -107,7 +107,7 @@ fn fill<R: Read>(database: &Database, backup: &mut Reader<R>, revision: Revision
     {
         let mut objects = txn.open_table(OBJECTS).map_err(LookError::from)?;
         let mut object_bytes = 0;
-        while let Some(stored) = backup.next()? {
+        while let Some(stored) = backup.next_object()? {
             // The next engine indexes them by its own rules.
             let value = format::encode_stored(stored.revision, &Index::default(), &stored.bytes);
             object_bytes += value.len() as u64;

@@ -22,7 +22,7 @@ async fn back_up(store: &RedbStore) -> Vec<u8> {
 fn read(bytes: &[u8]) -> Result<usize, BackupError> {
     let mut reader = Reader::open(bytes)?;
     let mut objects = 0;
-    while reader.next()?.is_some() {
+    while reader.next_object()?.is_some() {
         objects += 1;
     }
     Ok(objects)
