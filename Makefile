@@ -8,15 +8,19 @@ PACKAGES := gcc libc6-dev make ca-certificates curl busybox-static docker-regist
 # The peer of the store, and what its client is built with.
 BENCH_PACKAGES := etcd-server protobuf-compiler libprotobuf-dev
 
-.PHONY: help setup quickstart quickstart-clean test test-full test-vm bench lint fmt doc clean
+.PHONY: help setup packages quickstart quickstart-clean test test-full test-vm bench lint fmt doc clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-18s %s\n", $$1, $$2}'
 
-setup: ## install what is missing (Debian packages and cargo tools; as root)
-	@dev/setup $(PACKAGES)
+setup: packages ## install what is missing (Debian packages and cargo tools; as root)
+	@dev/tools cargo-nextest cargo-deny
 
-quickstart: setup ## build, start the engine, apply manifests/quickstart, show the page
+# Apart from the tools, which take minutes to build and which only tests need.
+packages:
+	@dev/packages $(PACKAGES)
+
+quickstart: packages ## build, start the engine, apply manifests/quickstart, show the page
 	@dev/quickstart
 
 quickstart-clean: ## stop the quickstart's engine and take everything of it off this machine
@@ -37,7 +41,7 @@ test-vm: setup ## the quickstart in a stock Debian VM: systemd, pure cgroup v2, 
 	tests/vm/lane trixie
 
 bench: setup ## the engine beside its peers in one run
-	@dev/setup $(BENCH_PACKAGES)
+	@dev/packages $(BENCH_PACKAGES)
 	tests/bench/run
 
 lint: ## format check, clippy, licences and sources of dependencies
