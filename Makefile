@@ -36,11 +36,11 @@ test-full: setup ## the suites with the full counts of kills, seeds and races (a
 	$(CARGO) build --bin gantry
 	GANTRY_TEST_FULL=1 $(CARGO) nextest run --workspace --no-fail-fast --run-ignored all
 
-test-vm: setup ## the quickstart in a stock Debian VM: systemd, pure cgroup v2, restart and reboot
+test-vm: packages ## the quickstart in a stock Debian VM: systemd, pure cgroup v2, restart and reboot
 	tests/vm/lane bookworm
 	tests/vm/lane trixie
 
-bench: setup ## the engine beside its peers in one run
+bench: packages ## the engine beside its peers in one run
 	@dev/packages $(BENCH_PACKAGES)
 	tests/bench/run
 
