@@ -45,6 +45,7 @@ fn normalize<T: Kind + JsonSchema>(mut object: Value, default: fn(&mut T)) -> Re
         }
     }
     drop_nulls(&mut object);
+    drop_empty_metadata(&mut object);
     if let Some(fields) = object.as_object_mut() {
         fields.entry("apiVersion").or_insert_with(|| T::api_version().into());
         fields.entry("kind").or_insert_with(|| T::KIND.into());
@@ -72,9 +73,25 @@ fn drop_nulls(value: &mut Value) {
     }
 }
 
+/// What Kubernetes leaves out of its ObjectMeta when it is empty (`omitempty` of apimachinery's `meta/v1` types).
+fn drop_empty_metadata(object: &mut Value) {
+    let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) else { return };
+    metadata.retain(|name, value| match name.as_str() {
+        "labels" | "annotations" => value.as_object().is_none_or(|entries| !entries.is_empty()),
+        "finalizers" | "ownerReferences" => value.as_array().is_none_or(|items| !items.is_empty()),
+        _ => true,
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn empty_metadata_is_left_out() {
+        let metadata = json!({"name": "s", "labels": {}, "annotations": {}, "finalizers": [], "ownerReferences": []});
+        assert_eq!(config_map(json!({"metadata": metadata})).unwrap()["metadata"], json!({"name": "s"}));
+    }
 
     #[test]
     fn defaults_of_a_container_are_shown() {

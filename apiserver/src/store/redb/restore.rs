@@ -75,15 +75,12 @@ pub fn restore(dir: &Path, from: impl Read, replace: bool, now: Timestamp) -> Re
     if exists && !replace {
         return Err(RestoreError::Exists { dir: dir.to_owned() });
     }
-    let seen = if exists { last_revision(&present) } else { Revision(0) };
-    let revision = Revision(seen.0.max(backup.header().revision) + REVISIONS_SKIPPED);
     let (database, _) = directory.open_new()?;
-    if let Err(error) = fill(&database, &mut backup, revision) {
-        drop(database);
-        directory.discard_new();
-        return Err(error);
-    }
+    // Looked at once the backup has proved to be whole: opening a file writes into it.
+    let seen = || if exists { last_revision(&present) } else { Revision(0) };
+    let filled = fill(&database, &mut backup, seen);
     drop(database);
+    let revision = filled.inspect_err(|_| directory.discard_new())?;
     let kept = if exists { Some(keep(&present, now)?) } else { None };
     directory.put_in_place()?;
     Ok(Restored { header: backup.header().clone(), revision, kept })
@@ -102,9 +99,10 @@ fn last_revision(path: &Path) -> Revision {
     })
 }
 
-fn fill<R: Read>(database: &Database, backup: &mut Reader<R>, revision: Revision) -> Result<(), RestoreError> {
+/// Writes all objects, then the revision from which the store goes on: far above that of the backup, and what was `seen` of another.
+fn fill<R: Read>(database: &Database, backup: &mut Reader<R>, seen: impl FnOnce() -> Revision) -> Result<Revision, RestoreError> {
     let txn = begin_safe_write(database)?;
-    {
+    let revision = {
         let mut objects = txn.open_table(OBJECTS).map_err(LookError::from)?;
         let mut object_bytes = 0;
         while let Some(stored) = backup.next_object()? {
@@ -113,13 +111,15 @@ fn fill<R: Read>(database: &Database, backup: &mut Reader<R>, revision: Revision
             object_bytes += value.len() as u64;
             objects.insert(&*stored.key.to_bytes(), &*value).map_err(LookError::from)?;
         }
+        let revision = Revision(seen().0.max(backup.header().revision) + REVISIONS_SKIPPED);
         let mut meta = txn.open_table(META).map_err(LookError::from)?;
         for (name, value) in [("revision", revision.0), ("oldest", revision.0), ("object_bytes", object_bytes), ("index", 0)] {
             meta.insert(name, value).map_err(LookError::from)?;
         }
-    }
+        revision
+    };
     txn.commit().map_err(LookError::from)?;
-    Ok(())
+    Ok(revision)
 }
 
 /// Gives the present file a second name, by which it is kept when the new one takes the first.
