@@ -7,9 +7,10 @@ mod watchers;
 use std::time::{Duration, Instant};
 
 use gantry_api::k8s_openapi::api::core::v1::ConfigMap;
-use gantry_client::{Api, Client, Lines, WriteParams};
+use gantry_client::{Api, Client, WriteParams};
 use gantry_tests::host::Host;
 use http::Method;
+use http_body_util::BodyExt as _;
 use serde_json::json;
 
 use crate::table::Table;
@@ -26,8 +27,6 @@ const LISTS: usize = 100;
 const LISTED: usize = 1_000;
 /// Requests of which a whole list is made.
 const APPLIED: usize = 500;
-/// The longest line of an answer.
-const LINE: usize = 64 << 20;
 const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io";
 
 fn object(name: &str) -> ConfigMap {
@@ -105,10 +104,9 @@ async fn ask(client: &Client, path: &str, accept: Option<&str>) -> anyhow::Resul
         request = request.header("accept", accept);
     }
     let answer = client.request(request.body(gantry_client::body::empty())?).await?;
-    let mut lines = Lines::new(answer.into_body(), LINE);
-    let mut length = 0;
-    while let Some(line) = lines.next().await.map_err(anyhow::Error::from_boxed)? {
-        length += line.len();
+    let (mut body, mut length) = (answer.into_body(), 0);
+    while let Some(frame) = body.frame().await {
+        length += frame.map_err(anyhow::Error::from_boxed)?.data_ref().map_or(0, |data| data.len());
     }
     Ok(length)
 }

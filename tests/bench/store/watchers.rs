@@ -11,12 +11,14 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use super::{LINE, milliseconds, object};
+use super::{milliseconds, object};
 use crate::table::Table;
 
 /// How many watch the same objects.
 pub(super) const COUNTS: [usize; 3] = [1, 100, 1_000];
 const EVENTS: usize = 100;
+/// The longest event.
+const LINE: usize = 1 << 20;
 /// Clients that open a watch and read nothing.
 const STALLED: usize = 50;
 

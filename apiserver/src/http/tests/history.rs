@@ -135,9 +135,9 @@ impl History {
                 let body = answer.json();
                 Outcome::Done((body["kind"] == "Container").then(|| vec![revision_of(&body)]))
             }
-            404 | 409 if writes.len() == 1 => Outcome::Refused,
             // The server gave up after so many races: nothing was done, though nothing stood against it.
-            409 => Outcome::Unknown,
+            409 if writes.iter().all(|write| matches!(write.wanted, Wanted::Any | Wanted::Present)) => Outcome::Unknown,
+            404 | 409 => Outcome::Refused,
             other => panic!("{other}: {}", answer.text),
         };
         Call { invoked, returned, did: Did::Write(writes, outcome) }

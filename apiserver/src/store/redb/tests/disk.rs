@@ -48,9 +48,19 @@ struct State {
     /// The operations that failed.
     failed: Vec<Access>,
     used_bytes: u64,
+    /// What redb may keep in memory; [`CACHE_BYTES`] unless said.
+    cache_bytes: Option<usize>,
 }
 
+/// Holds all that most tests have on the disk.
+const CACHE_BYTES: usize = 1 << 20;
+
 impl Disk {
+    /// An empty disk of which next to nothing is kept in memory, so that commits read it too.
+    pub(super) fn uncached() -> Self {
+        Self(Arc::new(Mutex::new(State { cache_bytes: Some(0), ..State::default() })))
+    }
+
     /// A disk that holds `contents` and writes down what is done from now on.
     pub(super) fn recording(contents: Vec<u8>) -> Self {
         Self(Arc::new(Mutex::new(State { start: contents.clone(), contents, trace: Some(Vec::new()), ..State::default() })))
@@ -155,7 +165,8 @@ impl Backing for Disk {
         let dir = Path::new("test disk");
         self.drop_torn_tail();
         let refused = |error: redb::DatabaseError| OpenError::Database { dir: dir.to_owned(), source: Box::new(error.into()) };
-        let database = Builder::new().set_cache_size(1 << 20).create_with_backend(self.clone()).map_err(refused)?;
+        let cache_bytes = self.state().cache_bytes.unwrap_or(CACHE_BYTES);
+        let database = Builder::new().set_cache_size(cache_bytes).create_with_backend(self.clone()).map_err(refused)?;
         verified(database, deeply, None, dir)
     }
 

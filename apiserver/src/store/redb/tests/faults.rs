@@ -39,7 +39,7 @@ fn config() -> RedbConfig {
 
 /// A run of commits with the fault in it. What is told is held against what turns out to be there.
 async fn run_with(fault: Fault, seed: u64) -> Result<Outcome, String> {
-    let disk = Disk::default();
+    let disk = Disk::uncached();
     let store = disk.try_start(config()).map_err(|error| format!("{error:?}"))?;
     let mut random = StdRng::seed_from_u64(seed);
     let (mut history, mut outcome) = (History::default(), Outcome::default());
