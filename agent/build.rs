@@ -9,6 +9,9 @@ use std::process::ExitCode;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 /// Relocations would make hundreds of KiB private in every copy.
 const FLAGS: &str = "-Ctarget-feature=+crt-static\u{1f}-Crelocation-model=static";
+/// zstd's highest level without a larger memory, and 128 KiB.
+const LEVEL: i32 = 19;
+const WINDOW_LOG: u32 = 17;
 /// Set for the crate that includes it, and the program.
 const PROGRAMS: &[(&str, &str)] = &[("GANTRY_SHIM_BIN", "gantry-shim"), ("GANTRY_NETD_BIN", "gantry-netd")];
 
@@ -26,9 +29,23 @@ fn main() -> ExitCode {
         return ExitCode::FAILURE;
     }
     for (name, program) in PROGRAMS {
-        say(&format!("cargo::rustc-env={name}={}", target_dir.join(TARGET).join("small").join(program).display()));
+        let packed = out.join(program).with_extension("zst");
+        if let Err(error) = pack(&target_dir.join(TARGET).join("small").join(program), &packed) {
+            say(&format!("cargo::error=compress `{program}`: {error}"));
+            return ExitCode::FAILURE;
+        }
+        say(&format!("cargo::rustc-env={name}={}", packed.display()));
     }
     ExitCode::SUCCESS
+}
+
+/// Compressed, since the pages that hold them are read once, at the engine's start, and would stay in memory. The window bounds what
+/// unpacking takes.
+fn pack(program: &Path, packed: &Path) -> std::io::Result<()> {
+    let mut encoder = zstd::Encoder::new(std::fs::File::create(packed)?, LEVEL)?;
+    encoder.window_log(WINDOW_LOG)?;
+    std::io::copy(&mut std::fs::File::open(program)?, &mut encoder)?;
+    encoder.finish()?.sync_all()
 }
 
 fn build(cargo: &Path, manifest: &Path, target_dir: &Path) -> bool {

@@ -2,7 +2,7 @@
 
 use std::ffi::{CStr, CString};
 use std::fs;
-use std::io::{self, Write};
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
@@ -13,11 +13,11 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
 
-/// A program in memory, sealed: no container can write to what supervises or serves it (CVE-2019-5736).
-pub(crate) fn sealed(name: &CStr, program: &[u8]) -> io::Result<OwnedFd> {
+/// A program in memory, unpacked and sealed: no container can write to what supervises or serves it (CVE-2019-5736).
+pub(crate) fn sealed(name: &CStr, packed: &[u8]) -> io::Result<OwnedFd> {
     let file = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     let mut file = fs::File::from(file);
-    file.write_all(program)?;
+    zstd::stream::copy_decode(packed, &mut file)?;
     let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
     fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
     Ok(file.into())
