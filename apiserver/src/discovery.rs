@@ -18,42 +18,42 @@ const VIEW_VERBS: [&str; 3] = ["get", "list", "watch"];
 const STATUS_VERBS: [&str; 3] = ["get", "patch", "update"];
 
 /// A resource as discovery tells it.
-struct Resource {
-    group: &'static str,
-    version: &'static str,
-    kind: &'static str,
-    plural: &'static str,
-    singular: &'static str,
-    short_names: &'static [&'static str],
-    categories: &'static [&'static str],
+struct Resource<'a> {
+    group: &'a str,
+    version: &'a str,
+    kind: &'a str,
+    plural: &'a str,
+    singular: &'a str,
+    short_names: &'a [String],
+    categories: &'a [String],
     namespaced: bool,
     verbs: Vec<&'static str>,
-    subresources: Vec<Part>,
+    subresources: Vec<Part<'a>>,
 }
 
 /// A subresource: name, verbs, and the group, version and kind of what is sent to it.
-struct Part {
+struct Part<'a> {
     name: &'static str,
     verbs: Vec<&'static str>,
-    kind: (&'static str, &'static str, &'static str),
+    kind: (&'a str, &'a str, &'a str),
 }
 
-impl Resource {
-    fn stored(kind: &'static KindInfo) -> Self {
-        let own = (kind.group, kind.version, kind.kind);
+impl<'a> Resource<'a> {
+    fn stored(kind: &'a KindInfo) -> Self {
+        let own = (kind.group.as_str(), kind.version.as_str(), kind.kind.as_str());
         let part = |s: &Subresource| Part { name: s.name, verbs: s.verbs.to_vec(), kind: s.kind.unwrap_or(own) };
         let mut subresources: Vec<Part> = kind.subresources.iter().map(part).collect();
         if kind.has_status {
             subresources.push(Part { name: "status", verbs: STATUS_VERBS.to_vec(), kind: own });
         }
         Self {
-            group: kind.group,
-            version: kind.version,
-            kind: kind.kind,
-            plural: kind.plural,
-            singular: kind.singular,
-            short_names: kind.short_names,
-            categories: kind.categories,
+            group: &kind.group,
+            version: &kind.version,
+            kind: &kind.kind,
+            plural: &kind.plural,
+            singular: &kind.singular,
+            short_names: &kind.short_names,
+            categories: &kind.categories,
             namespaced: kind.namespaced,
             verbs: if kind.view.is_some() { VIEW_VERBS.to_vec() } else { VERBS.to_vec() },
             subresources,
@@ -85,8 +85,8 @@ impl Resource {
 }
 
 /// All resources, core first: of two groups with the same resource name, clients take the first.
-fn all() -> Vec<Resource> {
-    let mut all: Vec<Resource> = kinds().iter().map(Resource::stored).collect();
+fn all() -> Vec<Resource<'static>> {
+    let mut all: Vec<Resource<'static>> = kinds().iter().map(Resource::stored).collect();
     all.push(Resource::unstored("", "Service", "services", "service", true, &["list"]));
     all.push(Resource::unstored("gantry.dev", "ApplyRequest", "applyrequests", "applyrequest", false, &["create"]));
     all.push(Resource::unstored(
@@ -103,7 +103,7 @@ fn all() -> Vec<Resource> {
 }
 
 /// Group and version pairs, in order, core left out.
-fn groups_of(all: &[Resource]) -> Vec<(&'static str, &'static str)> {
+fn groups_of<'a>(all: &[Resource<'a>]) -> Vec<(&'a str, &'a str)> {
     let mut groups: Vec<(&str, &str)> = Vec::new();
     for resource in all.iter().filter(|r| !r.group.is_empty()) {
         if !groups.contains(&(resource.group, resource.version)) {
@@ -197,7 +197,7 @@ fn aggregated(headers: &HeaderMap) -> Option<&'static str> {
 }
 
 /// One group of the aggregated form.
-fn item(all: &[Resource], group: &str, versions: &[&str]) -> Value {
+fn item(all: &[Resource<'_>], group: &str, versions: &[&str]) -> Value {
     let response_kind = |r: &Resource| json!({"group": r.group, "version": r.version, "kind": r.kind});
     let resource = |r: &Resource| {
         let subresources: Vec<Value> = (r.subresources.iter())

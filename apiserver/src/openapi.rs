@@ -64,7 +64,7 @@ fn base(kind: &KindInfo) -> String {
 
 /// Name of a schema component: the group's domain turned round, as Kubernetes names them.
 fn component(kind: &KindInfo, suffix: &str) -> String {
-    let prefix = match kind.group {
+    let prefix = match kind.group.as_str() {
         "" => "io.k8s.api.core".to_owned(),
         "coordination.k8s.io" => "io.k8s.api.coordination".to_owned(),
         group => group.split('.').rev().collect::<Vec<_>>().join("."),
@@ -78,7 +78,7 @@ fn make(kinds: &[&KindInfo]) -> Value {
     schemas.insert(META.into(), schema::object_meta().clone());
     schemas.insert(LIST_META.into(), list_meta());
     for kind in kinds {
-        let mut object = (kind.schema)().clone();
+        let mut object = kind.schema().clone();
         object["x-kubernetes-group-version-kind"] = json!([gvk(kind, "")]);
         object["properties"]["metadata"] = reference(META, "Standard object metadata.");
         schemas.insert(component(kind, ""), object);
@@ -198,7 +198,7 @@ fn operation(kind: &KindInfo, action: &str, answer: &str, subresource: &str, par
     let schema = |suffix: &str| json!({"schema": {"$ref": format!("#/components/schemas/{}", component(kind, suffix))}});
     let scope = if kind.namespaced { "Namespaced" } else { "" };
     let group: String = kind.group.split(['.', '-']).map(capitalize).collect();
-    let id = format!("{action}{group}{}{scope}{}{answer}{subresource}", capitalize(kind.version), kind.kind);
+    let id = format!("{action}{group}{}{scope}{}{answer}{subresource}", capitalize(&kind.version), kind.kind);
     let mut operation = json!({
         "operationId": id,
         "parameters": parameters,

@@ -39,7 +39,7 @@ pub(crate) fn volume(object: Value) -> Result<Value, Vec<FieldError>> {
 fn normalize<T: Kind + JsonSchema>(mut object: Value, default: fn(&mut T)) -> Result<Value, Vec<FieldError>> {
     if let Some(kind) = find_kind(&T::api_version(), T::KIND) {
         let errors: Vec<FieldError> =
-            schema::check((kind.schema)(), &object).into_iter().filter(|error| error.reason != FieldErrorReason::Unknown).collect();
+            schema::check(kind.schema(), &object).into_iter().filter(|error| error.reason != FieldErrorReason::Unknown).collect();
         if !errors.is_empty() {
             return Err(errors);
         }

@@ -27,7 +27,7 @@ pub(super) async fn create(target: &Target, body: Body) -> Result<Response<Body>
     let options = WriteOptions::parse("CreateOptions", &target.params, &target.headers)?;
     let bytes = body::read(body).await?;
     let mut decoded = body::decode(&target.headers, &bytes)?;
-    decoding::identify(target.kind, &mut decoded.value, target.namespace(), None)?;
+    decoding::identify(&target.kind, &mut decoded.value, target.namespace(), None)?;
     let written = insert(target, decoded, &options).await?;
     written.respond(target)
 }
@@ -37,7 +37,7 @@ pub(super) async fn create(target: &Target, body: Body) -> Result<Response<Body>
 /// # Errors
 /// 404 and 403 for the namespace, 409 when it exists, and what the strategy refuses.
 pub(super) async fn insert(target: &Target, decoded: Decoded, options: &WriteOptions) -> Result<Written, ApiError> {
-    let (server, kind, namespace) = (&*target.server, target.kind, target.namespace());
+    let (server, kind, namespace) = (&*target.server, &*target.kind, target.namespace());
     let _claims = if claims::claims_anything(kind) { Some(server.image_claims.lock().await) } else { None };
     let Decoded { mut value, duplicates } = decoded;
     let generated = meta_text(&value, "name").is_empty() && !meta_text(&value, "generateName").is_empty();

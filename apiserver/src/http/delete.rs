@@ -112,14 +112,14 @@ impl DeleteOptions {
 /// Deletes the object of the URL.
 pub(super) async fn delete(target: &Target, name: &str, body: Body) -> Result<Response<Body>, ApiError> {
     let options = DeleteOptions::read(&target.params, &target.headers, body).await?;
-    let (written, gone) = remove(&target.server, target.kind, target.namespace(), name, &options).await?;
+    let (written, gone) = remove(&target.server, &target.kind, target.namespace(), name, &options).await?;
     if !gone {
         return written.respond(target);
     }
     let object = render::parse(&written.bytes)?;
     let mut details = json!({"name": name, "kind": target.kind.plural, "uid": object["metadata"]["uid"]});
     if !target.kind.group.is_empty() {
-        details["group"] = target.kind.group.into();
+        details["group"] = target.kind.group.as_str().into();
     }
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
     Ok(render::json(StatusCode::OK, status.to_string()))
@@ -131,7 +131,7 @@ pub(super) async fn delete(target: &Target, name: &str, body: Body) -> Result<Re
 /// 404, and 409 for preconditions.
 pub(super) async fn remove(
     server: &ApiServer,
-    kind: &'static KindInfo,
+    kind: &KindInfo,
     namespace: &str,
     name: &str,
     options: &DeleteOptions,

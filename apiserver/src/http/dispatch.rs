@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Response};
-use gantry_api::registry::{KindInfo, find_resource};
+use gantry_api::registry::{KindRef, find_resource};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -32,7 +32,7 @@ const MAX_SELECTOR_BYTES: usize = 32 * 1024;
 pub(crate) struct Target {
     pub(crate) server: AppState,
     pub(crate) identity: Identity,
-    pub(crate) kind: &'static KindInfo,
+    pub(crate) kind: KindRef,
     pub(crate) path: ResourcePath,
     pub(crate) params: Params,
     pub(crate) headers: HeaderMap,
@@ -47,8 +47,8 @@ impl Target {
     }
 
     /// The same request about an object of another kind.
-    pub(crate) fn with_kind(&self, kind: &'static KindInfo) -> Self {
-        Self { kind, ..self.clone() }
+    pub(crate) fn with_kind(&self, kind: impl Into<KindRef>) -> Self {
+        Self { kind: kind.into(), ..self.clone() }
     }
 
     /// Whether a stored object is one of the kind: of a view, there may be none.
@@ -62,7 +62,7 @@ impl Target {
     /// 406 and 400.
     pub(crate) fn view(&self, tables: bool) -> Result<View, ApiError> {
         let form = negotiate::form(&self.headers, tables)?;
-        Ok(View { kind: self.kind, form, include: IncludeObject::parse(&self.params)?, columns: true, now: self.server.now() })
+        Ok(View { kind: self.kind.clone(), form, include: IncludeObject::parse(&self.params)?, columns: true, now: self.server.now() })
     }
 
     /// Which objects of the collection the request is about.
@@ -78,8 +78,11 @@ impl Target {
         let fields = FieldSelector::parse(text("fieldSelector")?).map_err(|error| ApiError::bad_request(error.why))?;
         for term in fields.terms() {
             let path = term.path.as_str();
-            if !matches!(path, "metadata.name" | "metadata.namespace") && !self.kind.selectable.contains(&path) {
-                let known = ["metadata.name", "metadata.namespace"].iter().chain(self.kind.selectable).copied().collect::<Vec<_>>();
+            if !matches!(path, "metadata.name" | "metadata.namespace") && !self.kind.selectable.iter().any(|known| known == path) {
+                let known = ["metadata.name", "metadata.namespace"]
+                    .into_iter()
+                    .chain(self.kind.selectable.iter().map(AsRef::as_ref))
+                    .collect::<Vec<_>>();
                 let message = format!("field label not supported: {path} (supported: {})", known.join(", "));
                 return Err(ApiError::bad_request(message));
             }
@@ -218,12 +221,12 @@ async fn resource(
     if let Some(response) = virtual_resource(&server, &identity, &path, &params, &parts) {
         return response.answer(&server, &identity, params, parts.headers, body).await;
     }
-    let kind = find_resource(&path.group, &path.version, &path.plural).ok_or_else(ApiError::no_such_resource)?;
+    let kind = KindRef::from(find_resource(&path.group, &path.version, &path.plural).ok_or_else(ApiError::no_such_resource)?);
     if path.namespace.is_some() && !kind.namespaced {
         return Err(ApiError::no_such_resource());
     }
     let stopping = parts.extensions.get::<Stopping>().map(|stopping| stopping.0.clone()).unwrap_or_default();
-    let target = Target { server, identity, kind, path, params, headers: parts.headers.clone(), stopping };
+    let target = Target { server, identity, kind: kind.clone(), path, params, headers: parts.headers.clone(), stopping };
     let subresource = target.path.subresource.as_deref();
     if let (Some(view), None) = (kind.view, subresource)
         && !matches!(verb, "get" | "list" | "watch")
@@ -232,7 +235,7 @@ async fn resource(
     }
     if matches!(verb, "get" | "list" | "watch") {
         let named = (target.namespace(), target.path.name.as_deref());
-        check_read(&target.server.cache, &target.identity, kind, named, &target.selection()?.fields)?;
+        check_read(&target.server.cache, &target.identity, &kind, named, &target.selection()?.fields)?;
     }
     match (target.path.name.clone(), target.path.subresource.clone()) {
         (None, _) => collection(&target, verb, body).await,
@@ -296,7 +299,7 @@ async fn subresource(
         ("status", "get") => get::get(target, name).await,
         ("status", "update") => update::update(target, name, Part::Status, body).await,
         ("status", "patch") => patch::patch(target, name, Part::Status, body).await,
-        ("finalize", "update") if crate::strategy::object::is_namespace(target.kind) => {
+        ("finalize", "update") if crate::strategy::object::is_namespace(&target.kind) => {
             update::update(target, name, Part::Finalize, body).await
         }
         ("binding", "create") if is_container => binding::bind(target, name, body).await,

@@ -66,7 +66,7 @@ impl RequestLabels {
         };
         let Some(kind) = find_resource(&path.group, &path.version, &path.plural) else { return Self { verb, ..Self::default() } };
         let known = kind.subresources.iter().map(|s| s.name).chain(["status", "finalize"]).find(|name| *name == subresource);
-        Self { verb, group: kind.group, version: kind.version, resource: kind.plural, subresource: known.unwrap_or_default() }
+        Self { verb, group: &kind.group, version: &kind.version, resource: &kind.plural, subresource: known.unwrap_or_default() }
     }
 }
 

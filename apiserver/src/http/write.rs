@@ -67,7 +67,7 @@ pub(crate) async fn modify(
     options: &WriteOptions,
     mut change: impl FnMut(&Value) -> Result<Decoded, ApiError>,
 ) -> Result<Written, ApiError> {
-    let (server, kind) = (&target.server, target.kind);
+    let (server, kind) = (&target.server, &*target.kind);
     let _claims = if claims::claims_anything(kind) { Some(server.image_claims.lock().await) } else { None };
     let key = key(kind, target.namespace(), name);
     let api_version = kind.api_version();

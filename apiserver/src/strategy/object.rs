@@ -108,7 +108,7 @@ pub fn indexer() -> Indexer {
 fn rules_version() -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325 ^ RULES;
     for kind in kinds() {
-        for part in [kind.group, "/", kind.plural, "\n"].into_iter().chain(kind.selectable.iter().flat_map(|path| [*path, "\n"])) {
+        for part in [&*kind.group, "/", &*kind.plural, "\n"].into_iter().chain(kind.selectable.iter().flat_map(|path| [&**path, "\n"])) {
             hash = part.bytes().fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         }
     }
@@ -116,7 +116,8 @@ fn rules_version() -> u64 {
 }
 
 fn index_stored(key: &Key, bytes: &[u8]) -> Option<Index> {
-    let kind = kinds().iter().find(|kind| key.resource.strip_prefix(kind.group).and_then(|r| r.strip_prefix('/')) == Some(kind.plural))?;
+    let kind =
+        kinds().iter().find(|kind| key.resource.strip_prefix(&*kind.group).and_then(|r| r.strip_prefix('/')) == Some(&*kind.plural))?;
     Some(index(kind, &serde_json::from_slice(bytes).ok()?))
 }
 
@@ -131,14 +132,14 @@ pub(crate) fn index(kind: &KindInfo, object: &Value) -> Index {
         .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
         .collect();
     let owners = meta.and_then(|m| m.get("ownerReferences")).and_then(Value::as_array).into_iter().flatten();
-    let field = |path: &&'static str| {
+    let field = |path: &Cow<'static, str>| {
         let value = path.split('.').try_fold(object, |value, part| value.get(part))?;
         let text = match value {
             Value::String(text) => text.clone(),
             Value::Bool(_) | Value::Number(_) => value.to_string(),
             _ => return None,
         };
-        Some((Cow::Borrowed(*path), text))
+        Some((path.clone(), text))
     };
     let of_views = kind.views().flat_map(|view| (view.index)(object)).map(|(path, value)| (Cow::Borrowed(path), value));
     Index {

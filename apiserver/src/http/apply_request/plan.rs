@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::http::StatusCode;
 use gantry_api::patch::apply as apply_patch;
 use gantry_api::references::references;
-use gantry_api::registry::{KindInfo, find_kind, kinds};
+use gantry_api::registry::{KindInfo, KindRef, find_kind, kinds};
 use serde_json::Value;
 
 use super::super::AppState;
@@ -33,7 +33,7 @@ pub(super) struct Planned {
 
 /// One object of the file.
 struct Item {
-    kind: &'static KindInfo,
+    kind: KindRef,
     namespace: String,
     name: String,
     config: Decoded,
@@ -42,7 +42,7 @@ struct Item {
 
 /// What becomes of one object.
 pub(super) struct Step {
-    pub(super) kind: &'static KindInfo,
+    pub(super) kind: KindRef,
     pub(super) key: Key,
     pub(super) old: Option<Value>,
     pub(super) prepared: Prepared,
@@ -73,7 +73,7 @@ pub(super) fn plan(server: &AppState, identity: &Identity, asked: &Asked) -> Res
     let mut file = File::default();
     for (object, duplicates) in asked.objects.iter().zip(&asked.duplicates) {
         let planned = identity_of(object).and_then(|(kind, namespace, name)| {
-            let key = key(kind, namespace, name);
+            let key = key(&kind, namespace, name);
             if !file.keys.insert(key.clone()) {
                 return Err(ApiError::bad_request(format!("{} {name:?} stands twice in the request", kind.qualified())));
             }
@@ -113,7 +113,7 @@ impl File {
         if self.keys.contains(&parent) {
             return Err(ApiError::bad_request(format!("{} is the parent of the set and cannot be in it", set.shown())));
         }
-        let members: Vec<(&'static KindInfo, String)> = self.planned().map(|step| (step.kind, step.key.namespace.to_string())).collect();
+        let members: Vec<(KindRef, String)> = self.planned().map(|step| (step.kind.clone(), step.key.namespace.to_string())).collect();
         let left_over = if prune { set.left_over(&context.server.cache, &known, &self.keys) } else { Vec::new() };
         for (kind, entry) in left_over {
             let object = decode(&entry).map_err(|_| ApiError::internal("a stored object cannot be decoded"))?;
@@ -125,7 +125,7 @@ impl File {
         let mut options = WriteOptions::internal(&manager, context.options.dry_run);
         (options.force, options.applied) = (true, true);
         let item = Item {
-            kind: set.kind,
+            kind: set.kind.clone(),
             namespace: set.namespace.clone(),
             name: set.name.clone(),
             config: Decoded { value: config, duplicates: Vec::new() },
@@ -142,7 +142,7 @@ impl File {
                 self.planned().map(|step| (step.key.clone(), (!step.pruned).then_some(&step.prepared.object))).collect();
             for (at, step) in self.steps.iter().enumerate() {
                 let Ok(step) = step else { continue };
-                if let Err(error) = claims::check_among(&server.cache, step.kind, &step.prepared.object, &changed)
+                if let Err(error) = claims::check_among(&server.cache, &step.kind, &step.prepared.object, &changed)
                     && !step.pruned
                 {
                     refused.push((at, (refusal(&step.prepared.object, &error), error)));
@@ -158,7 +158,7 @@ impl File {
     fn warn_of_names(&mut self, server: &AppState) {
         let there: BTreeMap<Key, bool> = self.planned().map(|step| (step.key.clone(), !step.pruned)).collect();
         for step in self.steps.iter_mut().filter_map(|step| step.as_mut().ok()).filter(|step| !step.pruned) {
-            for reference in references(step.kind, &step.prepared.object) {
+            for reference in references(&step.kind, &step.prepared.object) {
                 let Some(kind) = kinds().iter().find(|kind| kind.group == reference.group && kind.kind == reference.kind) else { continue };
                 let key = key(kind, &step.key.namespace, &reference.name);
                 if !there.get(&key).copied().unwrap_or_else(|| server.cache.get(&key).is_some()) {
@@ -208,9 +208,10 @@ fn namespaces_of(objects: &[Value]) -> BTreeSet<String> {
 }
 
 /// Kind, namespace and name of an object of the file.
-fn identity_of(object: &Value) -> Result<(&'static KindInfo, &str, &str), ApiError> {
+fn identity_of(object: &Value) -> Result<(KindRef, &str, &str), ApiError> {
     let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
     let kind = find_kind(text("apiVersion"), text("kind"))
+        .map(KindRef::from)
         .ok_or_else(|| ApiError::bad_request(format!("no kind {:?} in version {:?} is known here", text("kind"), text("apiVersion"))))?;
     let name = meta_text(object, "name");
     if name.is_empty() {
@@ -224,24 +225,19 @@ fn identity_of(object: &Value) -> Result<(&'static KindInfo, &str, &str), ApiErr
     Ok((kind, namespace, name))
 }
 
-fn item(
-    object: &Value,
-    (kind, namespace, name): (&'static KindInfo, &str, &str),
-    duplicates: &[String],
-    asked: &Asked,
-) -> Result<Item, ApiError> {
+fn item(object: &Value, (kind, namespace, name): (KindRef, &str, &str), duplicates: &[String], asked: &Asked) -> Result<Item, ApiError> {
     let mut value = object.clone();
     if let Some(set) = &asked.set {
         set.label(&mut value)?;
     }
     let config = Decoded { value, duplicates: duplicates.to_vec() };
-    let (config, warnings) = check_config(kind, namespace, name, &asked.options, config)?;
+    let (config, warnings) = check_config(&kind, namespace, name, &asked.options, config)?;
     Ok(Item { kind, namespace: namespace.to_owned(), name: name.to_owned(), config, warnings })
 }
 
 fn one(context: Context<'_>, item: Item, key: Key, set: Option<&Set>) -> Result<Step, ApiError> {
     let Context { server, identity, options, declared } = context;
-    let kind = item.kind;
+    let kind = &*item.kind;
     let entry = server.cache.get(&key);
     permit(server, identity, &attributes(if entry.is_some() { "patch" } else { "create" }, kind, &item.namespace, &item.name))?;
     let api_version = kind.api_version();
@@ -250,7 +246,7 @@ fn one(context: Context<'_>, item: Item, key: Key, set: Option<&Set>) -> Result<
     if let (Some(set), Some(old)) = (set, &old) {
         set.check_free(kind, old)?;
     }
-    let new = apply_patch(old.as_ref(), &item.config.value, (kind.schema)(), &writer).map_err(|error| failure(kind, &item.name, error))?;
+    let new = apply_patch(old.as_ref(), &item.config.value, kind.schema(), &writer).map_err(|error| failure(kind, &item.name, error))?;
     let (strictness, duplicates) = (options.strictness(kind), &item.config.duplicates);
     let (prepared, expect, check) = match (&old, &entry) {
         (Some(old), Some(entry)) => {
@@ -273,18 +269,18 @@ fn one(context: Context<'_>, item: Item, key: Key, set: Option<&Set>) -> Result<
     check_write(identity, kind, Part::Main, old.as_ref(), &prepared.object)?;
     let op = operation(kind, &prepared, expect)?;
     let warnings = item.warnings.into_iter().chain(prepared.warnings.iter().cloned()).collect();
-    Ok(Step { kind, key, old, prepared, warnings, pruned: false, op, check })
+    Ok(Step { kind: item.kind, key, old, prepared, warnings, pruned: false, op, check })
 }
 
 /// The deletion of what has left the set.
-fn leave(context: Context<'_>, kind: &'static KindInfo, key: Key, old: &Value, revision: crate::store::Revision) -> Result<Step, ApiError> {
-    permit(context.server, context.identity, &attributes("delete", kind, &key.namespace, &key.name))?;
-    let (object, change) = marked(kind, old, context.server.now());
+fn leave(context: Context<'_>, kind: KindRef, key: Key, old: &Value, revision: crate::store::Revision) -> Result<Step, ApiError> {
+    permit(context.server, context.identity, &attributes("delete", &kind, &key.namespace, &key.name))?;
+    let (object, change) = marked(&kind, old, context.server.now());
     let prepared = Prepared { object, change, warnings: Vec::new() };
-    let op = operation(kind, &prepared, Expect::At(revision))?;
+    let op = operation(&kind, &prepared, Expect::At(revision))?;
     Ok(Step { kind, key, old: Some(old.clone()), prepared, warnings: Vec::new(), pruned: true, op, check: None })
 }
 
-fn attributes<'a>(verb: &'a str, kind: &KindInfo, namespace: &'a str, name: &'a str) -> Attributes<'a> {
-    Attributes { verb, group: kind.group, resource: kind.plural, namespace, name, ..Attributes::default() }
+fn attributes<'a>(verb: &'a str, kind: &'a KindInfo, namespace: &'a str, name: &'a str) -> Attributes<'a> {
+    Attributes { verb, group: &kind.group, resource: &kind.plural, namespace, name, ..Attributes::default() }
 }
