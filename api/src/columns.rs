@@ -52,13 +52,31 @@ pub fn humanize_age(since: Timestamp, now: Timestamp) -> String {
 type Cell = fn(&Value, Timestamp) -> Value;
 
 const fn text(name: &'static str, description: &'static str, cell: Cell) -> Column {
-    Column { name: Cow::Borrowed(name), type_: Cow::Borrowed("string"), description: Cow::Borrowed(description), priority: 0, cell }
+    Column {
+        name: Cow::Borrowed(name),
+        type_: Cow::Borrowed("string"),
+        description: Cow::Borrowed(description),
+        priority: 0,
+        cell: crate::registry::Cell::BuiltIn(cell),
+    }
 }
 const fn number(name: &'static str, description: &'static str, cell: Cell) -> Column {
-    Column { name: Cow::Borrowed(name), type_: Cow::Borrowed("integer"), description: Cow::Borrowed(description), priority: 0, cell }
+    Column {
+        name: Cow::Borrowed(name),
+        type_: Cow::Borrowed("integer"),
+        description: Cow::Borrowed(description),
+        priority: 0,
+        cell: crate::registry::Cell::BuiltIn(cell),
+    }
 }
 const fn wide(name: &'static str, description: &'static str, cell: Cell) -> Column {
-    Column { name: Cow::Borrowed(name), type_: Cow::Borrowed("string"), description: Cow::Borrowed(description), priority: 1, cell }
+    Column {
+        name: Cow::Borrowed(name),
+        type_: Cow::Borrowed("string"),
+        description: Cow::Borrowed(description),
+        priority: 1,
+        cell: crate::registry::Cell::BuiltIn(cell),
+    }
 }
 
 fn at(object: &Value, pointer: &str) -> Value {

@@ -62,7 +62,7 @@ fn normalize<T: Kind + JsonSchema>(mut object: Value, default: fn(&mut T)) -> Re
 }
 
 /// `null` means absent, as in Kubernetes. The object is known not to be deep.
-fn drop_nulls(value: &mut Value) {
+pub(crate) fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.retain(|_, field| !field.is_null());

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use jiff::Timestamp;
 use serde_json::Value;
 
+use crate::custom::{self, FieldPath};
 use crate::meta::{GROUP, VERSION};
 use crate::schema;
 use crate::validate::FieldError;
@@ -45,7 +46,9 @@ pub struct KindInfo {
     pub ours: bool,
     /// Whether object names must be RFC 1123 labels (host names) and not only subdomains.
     pub label_names: bool,
-    /// Columns of tables, after Name (and Namespace) and before Age, both of which every kind has.
+    /// Whether tables end with the column Age.
+    pub has_age: bool,
+    /// Columns of tables, after Name (and Namespace) and before Age.
     pub columns: Cow<'static, [Column]>,
     /// Fields that field selectors may use, besides `metadata.name` and `metadata.namespace`.
     pub selectable: Vec<Cow<'static, str>>,
@@ -53,6 +56,28 @@ pub struct KindInfo {
     pub rules: Box<dyn Rules>,
     /// Set for a kind that is not stored: its objects are made of another kind's.
     pub view: Option<&'static View>,
+    /// Set for a kind that was added at run time.
+    pub custom: Option<CustomKind>,
+}
+
+/// What only kinds that were added at run time have.
+#[derive(Debug)]
+pub struct CustomKind {
+    /// The `apiVersion` in which objects are stored; other versions differ from it in that field only.
+    pub storage_version: String,
+    /// Where the subresource `scale` finds its fields.
+    pub scale: Option<Scale>,
+}
+
+/// Fields of the subresource `scale`.
+#[derive(Debug)]
+pub struct Scale {
+    /// The wish.
+    pub replicas: FieldPath,
+    /// The fact.
+    pub current: FieldPath,
+    /// A label selector as a text.
+    pub selector: Option<FieldPath>,
 }
 
 /// What the objects of a kind must be, and how they are completed.
@@ -141,13 +166,26 @@ pub struct Column {
     /// 0: always shown; 1: with `-o wide`.
     pub priority: i32,
     /// What it shows.
-    pub(crate) cell: fn(object: &Value, now: Timestamp) -> Value,
+    pub(crate) cell: Cell,
 }
+
+/// How a cell is made of an object, as of a time.
+#[derive(Clone)]
+pub(crate) enum Cell {
+    BuiltIn(fn(object: &Value, now: Timestamp) -> Value),
+    Computed(Arc<CellOf>),
+}
+
+/// Makes a cell of an object, as of a time.
+pub(crate) type CellOf = dyn Fn(&Value, Timestamp) -> Value + Send + Sync;
 
 impl Column {
     /// The cell of an object, as of a time; `Null` when there is no value.
     pub fn cell(&self, object: &Value, now: Timestamp) -> Value {
-        (self.cell)(object, now)
+        match &self.cell {
+            Cell::BuiltIn(cell) => cell(object, now),
+            Cell::Computed(cell) => cell(object, now),
+        }
     }
 }
 
@@ -160,9 +198,29 @@ impl KindInfo {
     pub fn qualified(&self) -> String {
         if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
     }
-    /// The kind's name, for rules that are about built-in kinds.
+    /// The kind's name, for rules that are about built-in kinds; empty for a kind that was added at run time, whatever it is called.
     pub fn built_in(&self) -> &str {
-        &self.kind
+        if self.custom.is_some() { "" } else { &self.kind }
+    }
+    /// Whether it is the kind by which kinds are added.
+    pub fn is_definition(&self) -> bool {
+        self.group == custom::GROUP && self.kind == custom::KIND
+    }
+    /// Whether `metadata.generation` counts the changes of what is wished.
+    pub fn has_generation(&self) -> bool {
+        self.ours || self.custom.is_some() || self.is_definition()
+    }
+    /// Whether strategic merge patches are for it: they are for Kubernetes' own kinds only.
+    pub fn merges_strategically(&self) -> bool {
+        !self.ours && self.custom.is_none()
+    }
+    /// The `apiVersion` of its objects in the store.
+    pub fn storage_version(&self) -> String {
+        self.custom.as_ref().map_or_else(|| self.api_version(), |custom| custom.storage_version.clone())
+    }
+    /// Whether its objects are stored under another `apiVersion` than they are shown.
+    pub fn is_converted(&self) -> bool {
+        self.custom.as_ref().is_some_and(|custom| custom.storage_version != self.api_version())
     }
     /// The kind of which objects are stored: itself, unless it is a view.
     pub fn stored(&self) -> &KindInfo {
@@ -229,6 +287,9 @@ mod tests {
             let mut object = json!({"apiVersion": kind.api_version(), "kind": kind.kind, "metadata": {"name": "a", "namespace": "b"}});
             if kind.kind == "Event" {
                 object["involvedObject"] = json!({});
+            }
+            if kind.is_definition() {
+                object["spec"] = json!({"group": "g", "names": {"plural": "a", "kind": "A"}, "scope": "Cluster", "versions": []});
             }
             let once = kind.rules.normalize(object).unwrap();
             assert_eq!(kind.rules.normalize(once.clone()).as_ref(), Ok(&once), "{}", kind.kind);

@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{Column, KindInfo, Rules, Subresource, View};
 use crate::columns;
+use crate::custom;
 use crate::default;
 use crate::kinds::{container, core, image, network, volume};
 use crate::meta::{GROUP, VERSION};
@@ -16,7 +17,12 @@ use crate::validate::{self, FieldError};
 
 /// All built-in kinds, core first.
 pub fn kinds() -> &'static [KindInfo] {
-    static KINDS: LazyLock<Vec<KindInfo>> = LazyLock::new(|| ROWS.iter().map(KindInfo::from).collect());
+    static KINDS: LazyLock<Vec<KindInfo>> = LazyLock::new(|| {
+        let mut kinds: Vec<KindInfo> = ROWS.iter().map(KindInfo::from).collect();
+        // After core and leases: of two kinds with one name, clients take the first.
+        kinds.insert(6, custom::kind());
+        kinds
+    });
     &KINDS
 }
 
@@ -69,10 +75,12 @@ impl From<&'static Row> for KindInfo {
             subresources: row.subresources.to_vec(),
             ours: row.ours,
             label_names: row.label_names,
+            has_age: true,
             columns: row.columns.into(),
             selectable: row.selectable.iter().map(|path| Cow::Borrowed(*path)).collect(),
             rules: Box::new(row),
             view: row.view,
+            custom: None,
         }
     }
 }

@@ -170,7 +170,7 @@ fn wrong_type(wanted: &str, value: &Value, path: &str, errors: &mut Vec<FieldErr
     push(errors, error(path, FieldErrorReason::TypeInvalid, format!("must be of type {wanted}, not {}", type_name(value))));
 }
 
-fn type_name(value: &Value) -> &'static str {
+pub(crate) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",

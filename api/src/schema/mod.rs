@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
+pub(crate) use check::type_name;
 pub use check::{check, prune};
 pub use duplicate::{JsonError, duplicate_keys};
 pub(crate) use structural::of;

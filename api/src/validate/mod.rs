@@ -198,7 +198,7 @@ pub(crate) fn config_map(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors.0
 }
 
-fn plain(new: &Value, old: Option<&Value>, labels: bool) -> Vec<FieldError> {
+pub(crate) fn plain(new: &Value, old: Option<&Value>, labels: bool) -> Vec<FieldError> {
     let mut errors = Errors::default();
     meta::check(new, old, labels, &mut errors);
     errors.0
