@@ -18,6 +18,6 @@ mod walk;
 
 pub(crate) use definition::kind;
 pub use definition::{CLEANUP_FINALIZER, GROUP, KIND, PLURAL, VERSION};
-pub use names::{is_established, set_condition, settle};
+pub use names::{is_established, is_settled, set_condition, settle};
 pub use object::{kinds, priority};
 pub use path::FieldPath;

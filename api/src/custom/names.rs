@@ -70,6 +70,15 @@ pub fn is_established(definition: &Value) -> bool {
     conditions(definition).any(|condition| condition["type"] == ESTABLISHED && condition["status"] == "True")
 }
 
+/// Whether a definition has all names that it asks for, so that nothing is left to decide: nobody else can get them.
+pub fn is_settled(definition: &Value) -> bool {
+    let accepted = conditions(definition).any(|condition| condition["type"] == ACCEPTED && condition["status"] == "True");
+    let names = |pointer: &str, field: &str| definition.pointer(pointer).and_then(|names| names.get(field)).cloned();
+    let same = |field: &&str| names("/spec/names", field) == names("/status/acceptedNames", field);
+    let fields = ["plural", "singular", "kind", "listKind", "shortNames", "categories"];
+    accepted && is_established(definition) && fields.iter().all(same)
+}
+
 fn conditions(definition: &Value) -> impl Iterator<Item = &Value> {
     definition.pointer("/status/conditions").and_then(Value::as_array).into_iter().flatten()
 }

@@ -36,8 +36,6 @@ fn kind(definition: &Value, version: &Value, storage: &str) -> Option<KindInfo> 
     let has_scale = version.pointer("/subresources/scale").is_some_and(Value::is_object);
     let open = version.pointer("/schema/openAPIV3Schema")?;
     let columns = version.get("additionalPrinterColumns").and_then(Value::as_array).filter(|columns| !columns.is_empty());
-    let selectable = version.get("selectableFields").and_then(Value::as_array).into_iter().flatten();
-    let selectable = selectable.filter_map(|field| Some(Cow::Owned(field.get("jsonPath")?.as_str()?.strip_prefix('.')?.to_owned())));
     Some(KindInfo {
         version: version.get("name")?.as_str()?.to_owned(),
         kind: name("kind"),
@@ -53,15 +51,44 @@ fn kind(definition: &Value, version: &Value, storage: &str) -> Option<KindInfo> 
         label_names: false,
         has_age: columns.is_none(),
         columns: columns.into_iter().flatten().filter_map(column).collect(),
-        selectable: selectable.collect(),
+        selectable: selectable(version),
         rules: Box::new(Custom { root: Node::of(open), schema: published(open, &name("kind")) }),
         view: None,
         custom: Some(CustomKind {
+            definition: definition.pointer("/metadata/name")?.as_str()?.to_owned(),
             storage_version: format!("{group}/{storage}"),
+            has_versions: has_versions(definition),
+            warning: warning(version, &group, &name("kind")),
+            indexed: indexed(definition),
             scale: version.pointer("/subresources/scale").and_then(scale),
         }),
         group,
     })
+}
+
+fn selectable(version: &Value) -> Vec<Cow<'static, str>> {
+    let fields = version.get("selectableFields").and_then(Value::as_array).into_iter().flatten();
+    fields.filter_map(|field| Some(Cow::Owned(field.get("jsonPath")?.as_str()?.strip_prefix('.')?.to_owned()))).collect()
+}
+
+/// The selectable fields of all versions: objects are the same in all.
+fn indexed(definition: &Value) -> Vec<Cow<'static, str>> {
+    let versions = definition.pointer("/spec/versions").and_then(Value::as_array).into_iter().flatten();
+    let mut fields: Vec<Cow<'static, str>> = versions.flat_map(selectable).collect();
+    fields.sort();
+    fields.dedup();
+    fields
+}
+
+fn has_versions(definition: &Value) -> bool {
+    let count = |pointer: &str| definition.pointer(pointer).and_then(Value::as_array).map_or(0, Vec::len);
+    count("/spec/versions") > 1 || count("/status/storedVersions") > 1
+}
+
+fn warning(version: &Value, group: &str, kind: &str) -> Option<String> {
+    let name = version["name"].as_str().filter(|_| version["deprecated"] == true)?;
+    let given = version.get("deprecationWarning").and_then(Value::as_str).map(str::to_owned);
+    Some(given.unwrap_or_else(|| format!("{group}/{name} {kind} is deprecated")))
 }
 
 fn scale(paths: &Value) -> Option<Scale> {

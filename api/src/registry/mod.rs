@@ -63,8 +63,16 @@ pub struct KindInfo {
 /// What only kinds that were added at run time have.
 #[derive(Debug)]
 pub struct CustomKind {
+    /// Name of the definition that it came from.
+    pub definition: String,
     /// The `apiVersion` in which objects are stored; other versions differ from it in that field only.
     pub storage_version: String,
+    /// Whether there are, or were, further versions.
+    pub has_versions: bool,
+    /// What a client is warned of that uses a deprecated version.
+    pub warning: Option<String>,
+    /// Selectable fields of all versions.
+    pub indexed: Vec<Cow<'static, str>>,
     /// Where the subresource `scale` finds its fields.
     pub scale: Option<Scale>,
 }
@@ -218,9 +226,13 @@ impl KindInfo {
     pub fn storage_version(&self) -> String {
         self.custom.as_ref().map_or_else(|| self.api_version(), |custom| custom.storage_version.clone())
     }
-    /// Whether its objects are stored under another `apiVersion` than they are shown.
+    /// Whether its objects may be stored under another `apiVersion` than they are shown.
     pub fn is_converted(&self) -> bool {
-        self.custom.as_ref().is_some_and(|custom| custom.storage_version != self.api_version())
+        self.custom.as_ref().is_some_and(|custom| custom.has_versions)
+    }
+    /// The fields that an object's index holds.
+    pub fn indexed(&self) -> &[Cow<'static, str>] {
+        self.custom.as_ref().map_or(&self.selectable, |custom| &custom.indexed)
     }
     /// The kind of which objects are stored: itself, unless it is a view.
     pub fn stored(&self) -> &KindInfo {

@@ -11,6 +11,7 @@ use super::error::ApiError;
 use super::options::WriteOptions;
 use super::write::{MAX_ATTEMPTS, Written, encode, operation};
 use crate::admission::{check_namespace, check_write};
+use crate::definitions::{check_definition, room};
 use crate::store::{CommitError, Expect, Op};
 use crate::strategy::object::{key, meta_text, set_meta};
 use crate::strategy::{self, Part, claims, decoding};
@@ -59,7 +60,8 @@ pub(super) async fn insert(target: &Target, decoded: Decoded, options: &WriteOpt
             }
             return Err(ApiError::already_exists(kind, &name));
         }
-        let check = check_namespace(&server.cache, kind, &name, namespace)?;
+        let check = check_namespace(&server.cache, kind, &name, namespace)?.into_iter().chain(check_definition(&server.cache, kind)?);
+        room(&server.cache, kind, &name)?;
         check_write(&target.identity, kind, Part::Main, None, &prepared.object)?;
         claims::check(&server.cache, kind, &prepared.object)?;
         let encoded = encode(&prepared.object)?;
@@ -75,7 +77,7 @@ pub(super) async fn insert(target: &Target, decoded: Decoded, options: &WriteOpt
             }
             Err(CommitError::Conflict { op: 0, .. }) if generated && names < MAX_NAMES => {}
             Err(CommitError::Conflict { op: 0, .. }) => return Err(ApiError::already_exists(kind, &name)),
-            // The namespace changed meanwhile: look again whether it still takes objects.
+            // The namespace or the definition changed meanwhile: look again whether it still takes objects.
             Err(CommitError::Conflict { .. }) if attempts < MAX_ATTEMPTS => attempts += 1,
             Err(error) => return Err(ApiError::from_commit(&error)),
         }

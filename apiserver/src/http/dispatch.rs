@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Response};
-use gantry_api::registry::{KindRef, find_resource};
+use gantry_api::registry::KindRef;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -15,11 +15,12 @@ use super::render::{IncludeObject, View};
 use super::route::{self, ResourcePath, Route};
 use super::{
     AppState, apply_request, backup, binding, content, create, delete, delete_collection, get, health, list, metrics, negotiate, patch,
-    reviews, update, watch,
+    render, reviews, scale, update, watch,
 };
 use crate::admission::check_read;
 use crate::auth::{Attributes, Decision, Identity};
 use crate::cache::{Entry, FieldSelector, LabelSelector, Selection};
+use crate::definitions::settle;
 use crate::server::Stopping;
 use crate::strategy::Part;
 use crate::{discovery, openapi, stream};
@@ -117,7 +118,7 @@ async fn answer(server: AppState, request: Request, labels: &mut RequestLabels) 
     };
     if let Route::Resource(path) = route {
         let verb = verb(&parts.method, &path, &params)?;
-        *labels = RequestLabels::of(verb, &path);
+        *labels = RequestLabels::of(verb, &path, &server.kinds);
         return resource(server, identity, verb, path, params, parts, body).await;
     }
     authorize_path(&server, &identity, &parts)?;
@@ -126,11 +127,11 @@ async fn answer(server: AppState, request: Request, labels: &mut RequestLabels) 
     }
     match route {
         Route::CoreVersions => discovery::core(&parts.headers),
-        Route::Groups => discovery::groups(&parts.headers),
-        Route::Group(group) => discovery::group(&parts.headers, &group),
-        Route::Resources(group, version) => discovery::resources(&parts.headers, &group, &version),
-        Route::OpenApiIndex => openapi::index(&parts.headers),
-        Route::OpenApi(path) => openapi::document(&parts.headers, &path),
+        Route::Groups => discovery::groups(&server.kinds, &parts.headers),
+        Route::Group(group) => discovery::group(&server.kinds, &parts.headers, &group),
+        Route::Resources(group, version) => discovery::resources(&server.kinds, &parts.headers, &group, &version),
+        Route::OpenApiIndex => openapi::index(&server.kinds, &parts.headers),
+        Route::OpenApi(path) => openapi::document(&server.kinds, &parts.headers, &path),
         Route::Version => Ok(health::version()),
         Route::Backup => backup::backup(&server).await,
         Route::Health(endpoint) => Ok(health::health(&server, &endpoint, &params)),
@@ -221,7 +222,7 @@ async fn resource(
     if let Some(response) = virtual_resource(&server, &identity, &path, &params, &parts) {
         return response.answer(&server, &identity, params, parts.headers, body).await;
     }
-    let kind = KindRef::from(find_resource(&path.group, &path.version, &path.plural).ok_or_else(ApiError::no_such_resource)?);
+    let kind = server.kinds.find_resource(&path.group, &path.version, &path.plural).ok_or_else(ApiError::no_such_resource)?;
     if path.namespace.is_some() && !kind.namespaced {
         return Err(ApiError::no_such_resource());
     }
@@ -237,13 +238,27 @@ async fn resource(
         let named = (target.namespace(), target.path.name.as_deref());
         check_read(&target.server.cache, &target.identity, &kind, named, &target.selection()?.fields)?;
     }
+    let answered = named(&target, verb, parts, body).await;
+    if kind.is_definition() && answered.is_ok() && !matches!(verb, "get" | "list" | "watch") {
+        // Before the answer, so that what was added can be used at once.
+        settle(&target.server).await;
+    }
+    let mut response = answered?;
+    if let Some(warning) = kind.custom.as_ref().and_then(|custom| custom.warning.clone()) {
+        render::warn(&mut response, &[warning]);
+    }
+    Ok(response)
+}
+
+/// The request that is about the collection, an object, or a part of it.
+async fn named(target: &Target, verb: &str, parts: Parts, body: Body) -> Result<Response<Body>, ApiError> {
     match (target.path.name.clone(), target.path.subresource.clone()) {
-        (None, _) => collection(&target, verb, body).await,
-        (Some(_), _) if kind.namespaced && target.path.namespace.is_none() => {
+        (None, _) => collection(target, verb, body).await,
+        (Some(_), _) if target.kind.namespaced && target.path.namespace.is_none() => {
             Err(ApiError::bad_request("namespace is required: the name alone does not say which object is meant"))
         }
-        (Some(name), None) => object(&target, verb, &name, body).await,
-        (Some(name), Some(subresource)) => self::subresource(&target, verb, &name, &subresource, parts, body).await,
+        (Some(name), None) => object(target, verb, &name, body).await,
+        (Some(name), Some(subresource)) => self::subresource(target, verb, &name, &subresource, parts, body).await,
     }
 }
 
@@ -299,6 +314,7 @@ async fn subresource(
         ("status", "get") => get::get(target, name).await,
         ("status", "update") => update::update(target, name, Part::Status, body).await,
         ("status", "patch") => patch::patch(target, name, Part::Status, body).await,
+        ("scale", _) if known => scale::scale(target, verb, name, body).await,
         ("finalize", "update") if crate::strategy::object::is_namespace(&target.kind) => {
             update::update(target, name, Part::Finalize, body).await
         }

@@ -29,13 +29,13 @@ pub(super) async fn patch(target: &Target, name: &str, part: Part, body: Body) -
     let change: fn(&Value, &Value, &Value) -> Result<Value, PatchError> = match media.as_str() {
         JSON => |old, patch, _| json_patch(old, patch),
         MERGE => |old, patch, _| merge_patch(old, patch),
-        STRATEGIC if !kind.ours => strategic_merge,
+        STRATEGIC if kind.merges_strategically() => strategic_merge,
         APPLY => {
             options.applied = true;
             let bytes = body::read(body).await?;
             return applied(target, name, part, &options, body::yaml(&bytes)?).await?.respond(target);
         }
-        other if kind.ours => return Err(ApiError::unsupported_media_type(other, &[JSON, MERGE, APPLY].join(", "))),
+        other if !kind.merges_strategically() => return Err(ApiError::unsupported_media_type(other, &[JSON, MERGE, APPLY].join(", "))),
         other => return Err(ApiError::unsupported_media_type(other, &[JSON, MERGE, STRATEGIC, APPLY].join(", "))),
     };
     if options.force_given {

@@ -84,6 +84,11 @@ impl View {
     fn shown(&self, stored: &Bytes) -> Result<Bytes, ApiError> {
         Ok(match self.kind.view {
             Some(view) => (view.render)(&parse(stored)?).to_string().into(),
+            None if self.kind.is_converted() => {
+                let mut object = parse(stored)?;
+                object["apiVersion"] = self.kind.api_version().into();
+                object.to_string().into()
+            }
             None => stored.clone(),
         })
     }
@@ -115,7 +120,9 @@ impl View {
         let column = |name: &str, type_: &str, format: &str, description: &str, priority: i32| json!({"name": name, "type": type_, "format": format, "description": description, "priority": priority});
         let mut columns = vec![column("Name", "string", "name", "Name of the object, unique in its namespace and kind.", 0)];
         columns.extend(self.kind.columns.iter().map(|c| column(&c.name, &c.type_, "", &c.description, c.priority)));
-        columns.push(column("Age", "date", "", "Time since the object was created.", 0));
+        if self.kind.has_age {
+            columns.push(column("Age", "date", "", "Time since the object was created.", 0));
+        }
         columns
     }
 
@@ -137,7 +144,9 @@ impl View {
         let object = Value::Object(object);
         let mut cells = vec![object["metadata"]["name"].clone()];
         cells.extend(self.kind.columns.iter().map(|c| c.cell(&object, self.now)));
-        cells.push(age(&object, self.now));
+        if self.kind.has_age {
+            cells.push(age(&object, self.now));
+        }
         json.extend_from_slice(b"{\"cells\":");
         serde_json::to_writer(&mut *json, &cells).map_err(|error| undecodable(&error))?;
         match self.include {

@@ -18,7 +18,7 @@ pub(super) async fn update(target: &Target, name: &str, part: Part, body: Body) 
     let bytes = body::read(body).await?;
     let mut decoded = body::decode(&target.headers, &bytes)?;
     decoding::identify(&target.kind, &mut decoded.value, target.namespace(), Some(name))?;
-    if target.kind.ours && meta_text(&decoded.value, "resourceVersion").is_empty() {
+    if target.kind.has_generation() && meta_text(&decoded.value, "resourceVersion").is_empty() {
         let error = FieldError {
             path: "metadata.resourceVersion".into(),
             reason: FieldErrorReason::Invalid,

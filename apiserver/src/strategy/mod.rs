@@ -82,7 +82,7 @@ pub(crate) fn prepare_create(
         }
         meta.insert("uid".into(), uid.to_string().into());
         meta.insert("creationTimestamp".into(), time_text(writer.time).into());
-        if kind.ours {
+        if kind.has_generation() {
             meta.insert("generation".into(), 1.into());
         }
     }
@@ -127,7 +127,7 @@ pub(crate) fn prepare_update(
     object = decoding::normalize(kind, object)?;
     decoding::validate(kind, &object, Some(old))?;
     check_terminating(kind, old, &object)?;
-    if part == Part::Main && kind.ours && content_differs(kind, old, &object) {
+    if part == Part::Main && kind.has_generation() && content_differs(kind, old, &object) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or_default() + 1;
         set_meta(&mut object, "generation", Some(generation.into()));
     }

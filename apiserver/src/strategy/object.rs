@@ -91,6 +91,18 @@ pub(crate) fn key(kind: &KindInfo, namespace: &str, name: &str) -> Key {
     Key::new(resource(kind), if kind.namespaced { namespace } else { "" }, name)
 }
 
+/// An object of a kind as stored, decoded and in the kind's version.
+///
+/// # Errors
+/// When the bytes are not what was written.
+pub(crate) fn decode_as(kind: &KindInfo, record: &Record) -> Result<Value, serde_json::Error> {
+    let mut object = decode(record)?;
+    if kind.is_converted() {
+        set_field(&mut object, "apiVersion", Some(kind.api_version().into()));
+    }
+    Ok(object)
+}
+
 /// An object as stored, decoded.
 ///
 /// # Errors
@@ -144,7 +156,7 @@ pub(crate) fn index(kind: &KindInfo, object: &Value) -> Index {
     let of_views = kind.views().flat_map(|view| (view.index)(object)).map(|(path, value)| (Cow::Borrowed(path), value));
     Index {
         labels,
-        fields: kind.selectable.iter().filter_map(field).chain(of_views).collect(),
+        fields: kind.indexed().iter().filter_map(field).chain(of_views).collect(),
         uid: meta_text(object, "uid").to_owned(),
         owners: owners.filter_map(|o| o.get("uid")?.as_str()).map(str::to_owned).collect(),
     }

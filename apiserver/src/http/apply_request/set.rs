@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gantry_api::apply_set::{ID_LABEL, KINDS_ANNOTATION, NAMESPACES_ANNOTATION, PART_OF_LABEL, TOOLING_ANNOTATION, id, items};
-use gantry_api::registry::{KindInfo, KindRef, find_resource, kinds};
+use gantry_api::registry::{KindInfo, KindRef, find_resource};
 use gantry_api::validate::FieldErrorReason;
 use serde_json::{Value, json};
 
+use super::super::ApiServer;
 use super::super::error::ApiError;
 use super::wrong;
 use crate::cache::{Cache, Entry, LabelSelector, Selection};
@@ -135,15 +136,16 @@ impl Set {
     }
 
     /// Members that are not among `kept`, in the order in which they leave: containers before what they use, namespaces last.
-    pub(super) fn left_over(&self, cache: &Cache, known: &Known, kept: &BTreeSet<Key>) -> Vec<(KindRef, Arc<Entry>)> {
+    pub(super) fn left_over(&self, server: &ApiServer, known: &Known, kept: &BTreeSet<Key>) -> Vec<(KindRef, Arc<Entry>)> {
         let Ok(labels) = LabelSelector::parse(&format!("{PART_OF_LABEL}={}", self.id)) else { return Vec::new() };
         let mut found = Vec::new();
-        for kind in kinds().iter().filter(|kind| known.kinds.contains(&group_kind(kind))) {
+        for kind in server.kinds.all().into_iter().filter(|kind| known.kinds.contains(&group_kind(kind))) {
             let selection = Selection { namespace: None, labels: labels.clone(), ..Selection::default() };
-            let (entries, _) = cache.list(&resource(kind), &selection);
+            let (entries, _) = server.cache.list(&resource(&kind), &selection);
             let place = |entry: &Entry| !kind.namespaced || known.namespaces.contains(&*entry.key.namespace);
             let going = |entry: &Entry| decode(entry).is_ok_and(|object| is_terminating(&object));
-            found.extend(entries.into_iter().filter(|e| !kept.contains(&e.key) && place(e) && !going(e)).map(|entry| (kind.into(), entry)));
+            found
+                .extend(entries.into_iter().filter(|e| !kept.contains(&e.key) && place(e) && !going(e)).map(|entry| (kind.clone(), entry)));
         }
         let rank = |kind: &KindRef| match kind.built_in() {
             "Container" => 0,
