@@ -52,13 +52,31 @@ pub fn humanize_age(since: Timestamp, now: Timestamp) -> String {
 type Cell = fn(&Value, Timestamp) -> Value;
 
 const fn text(name: &'static str, description: &'static str, cell: Cell) -> Column {
-    Column { name, type_: "string", description, priority: 0, cell }
+    Column {
+        name: Cow::Borrowed(name),
+        type_: Cow::Borrowed("string"),
+        description: Cow::Borrowed(description),
+        priority: 0,
+        cell: crate::registry::Cell::BuiltIn(cell),
+    }
 }
 const fn number(name: &'static str, description: &'static str, cell: Cell) -> Column {
-    Column { name, type_: "integer", description, priority: 0, cell }
+    Column {
+        name: Cow::Borrowed(name),
+        type_: Cow::Borrowed("integer"),
+        description: Cow::Borrowed(description),
+        priority: 0,
+        cell: crate::registry::Cell::BuiltIn(cell),
+    }
 }
 const fn wide(name: &'static str, description: &'static str, cell: Cell) -> Column {
-    Column { name, type_: "string", description, priority: 1, cell }
+    Column {
+        name: Cow::Borrowed(name),
+        type_: Cow::Borrowed("string"),
+        description: Cow::Borrowed(description),
+        priority: 1,
+        cell: crate::registry::Cell::BuiltIn(cell),
+    }
 }
 
 fn at(object: &Value, pointer: &str) -> Value {
@@ -327,7 +345,7 @@ mod tests {
             "networks": [{"ipv4Address": "10.88.0.5/20"}], "ports": [
             {"containerPort": 80, "hostIP": "127.0.0.1", "hostPort": 8080, "count": 1, "protocol": "TCP"},
             {"containerPort": 53, "hostIP": "::1", "hostPort": 1053, "count": 3, "protocol": "UDP"}]}});
-        let cells: Vec<Value> = CONTAINER.iter().take(7).map(|column| (column.cell)(&object, Timestamp::UNIX_EPOCH)).collect();
+        let cells: Vec<Value> = CONTAINER.iter().take(7).map(|column| column.cell(&object, Timestamp::UNIX_EPOCH)).collect();
         let ports = "127.0.0.1:8080->80/tcp,[::1]:1053-1055->53-55/udp";
         assert_eq!(cells, [json!("Running"), json!("Unknown"), Value::Null, json!("nginx"), Value::Null, json!("10.88.0.5"), json!(ports)]);
         assert_eq!(field_value(&object, "status.phase"), "Running");

@@ -168,7 +168,7 @@ mod tests {
 
     #[test]
     fn every_field_of_the_schema_has_one_row() {
-        let schema = (crate::registry::find_word("container").unwrap().schema)();
+        let schema = crate::registry::find_word("container").unwrap().schema();
         let mut fields = Vec::new();
         leaves(&schema["properties"]["spec"], "spec", &mut fields);
         fields.sort();

@@ -13,10 +13,12 @@
 //! * [`patch`]: JSON, merge, strategic merge and apply patches, and the record of who owns which field.
 //! * [`effects`]: what an edit does to a running container.
 //! * [`references`]: which other objects an object names.
+//! * [`custom`]: kinds that are added at run time.
 //! * [`apply_set`]: objects that are applied and pruned together.
 
 pub mod apply_set;
 mod columns;
+pub mod custom;
 mod default;
 pub mod effects;
 pub mod kinds;

@@ -24,7 +24,7 @@ pub struct Reference {
 /// Every name that must mean something for the object to work; optional ones and those that make what they name are left out.
 pub fn references(kind: &KindInfo, object: &Value) -> Vec<Reference> {
     let mut found = Found { object, list: Vec::new() };
-    match (kind.ours, kind.kind) {
+    match (kind.ours, kind.kind.as_str()) {
         (true, "Container") => container(&mut found),
         (true, "Image") => found.field("spec.source.registry.pullSecretName", "", "Secret"),
         _ => {}

@@ -42,10 +42,10 @@ fn least(mut run: impl FnMut()) -> Duration {
 #[test]
 fn an_apply_costs_little() {
     let kind = find_word("container").unwrap();
-    let schema = (kind.schema)();
+    let schema = kind.schema();
     let writer = |manager| Writer { manager, api_version: "gantry.dev/v1", subresource: "", time: Timestamp::UNIX_EPOCH, force: false };
     let config = typical();
-    let mut live = (kind.normalize)(apply(None, &config, schema, &writer("gantry")).unwrap()).unwrap();
+    let mut live = kind.rules.normalize(apply(None, &config, schema, &writer("gantry")).unwrap()).unwrap();
     let before = live.clone();
     live["status"] =
         json!({"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}, {"type": "Started", "status": "True"}]});

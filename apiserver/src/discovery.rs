@@ -5,9 +5,13 @@ use std::hash::Hasher as _;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use std::cmp::Reverse;
+
+use gantry_api::custom::priority;
 use gantry_api::registry::{KindInfo, Subresource, kinds};
 use serde_json::{Value, json};
 
+use crate::definitions::{Kinds, Table};
 use crate::http::error::ApiError;
 use crate::http::negotiate::accepted;
 use crate::http::render;
@@ -18,42 +22,42 @@ const VIEW_VERBS: [&str; 3] = ["get", "list", "watch"];
 const STATUS_VERBS: [&str; 3] = ["get", "patch", "update"];
 
 /// A resource as discovery tells it.
-struct Resource {
-    group: &'static str,
-    version: &'static str,
-    kind: &'static str,
-    plural: &'static str,
-    singular: &'static str,
-    short_names: &'static [&'static str],
-    categories: &'static [&'static str],
+struct Resource<'a> {
+    group: &'a str,
+    version: &'a str,
+    kind: &'a str,
+    plural: &'a str,
+    singular: &'a str,
+    short_names: &'a [String],
+    categories: &'a [String],
     namespaced: bool,
     verbs: Vec<&'static str>,
-    subresources: Vec<Part>,
+    subresources: Vec<Part<'a>>,
 }
 
 /// A subresource: name, verbs, and the group, version and kind of what is sent to it.
-struct Part {
+struct Part<'a> {
     name: &'static str,
     verbs: Vec<&'static str>,
-    kind: (&'static str, &'static str, &'static str),
+    kind: (&'a str, &'a str, &'a str),
 }
 
-impl Resource {
-    fn stored(kind: &'static KindInfo) -> Self {
-        let own = (kind.group, kind.version, kind.kind);
+impl<'a> Resource<'a> {
+    fn stored(kind: &'a KindInfo) -> Self {
+        let own = (kind.group.as_str(), kind.version.as_str(), kind.kind.as_str());
         let part = |s: &Subresource| Part { name: s.name, verbs: s.verbs.to_vec(), kind: s.kind.unwrap_or(own) };
         let mut subresources: Vec<Part> = kind.subresources.iter().map(part).collect();
         if kind.has_status {
             subresources.push(Part { name: "status", verbs: STATUS_VERBS.to_vec(), kind: own });
         }
         Self {
-            group: kind.group,
-            version: kind.version,
-            kind: kind.kind,
-            plural: kind.plural,
-            singular: kind.singular,
-            short_names: kind.short_names,
-            categories: kind.categories,
+            group: &kind.group,
+            version: &kind.version,
+            kind: &kind.kind,
+            plural: &kind.plural,
+            singular: &kind.singular,
+            short_names: &kind.short_names,
+            categories: &kind.categories,
             namespaced: kind.namespaced,
             verbs: if kind.view.is_some() { VIEW_VERBS.to_vec() } else { VERBS.to_vec() },
             subresources,
@@ -85,8 +89,8 @@ impl Resource {
 }
 
 /// All resources, core first: of two groups with the same resource name, clients take the first.
-fn all() -> Vec<Resource> {
-    let mut all: Vec<Resource> = kinds().iter().map(Resource::stored).collect();
+fn all(custom: &Table) -> Vec<Resource<'_>> {
+    let mut all: Vec<Resource<'_>> = kinds().iter().map(Resource::stored).collect();
     all.push(Resource::unstored("", "Service", "services", "service", true, &["list"]));
     all.push(Resource::unstored("gantry.dev", "ApplyRequest", "applyrequests", "applyrequest", false, &["create"]));
     all.push(Resource::unstored(
@@ -99,23 +103,30 @@ fn all() -> Vec<Resource> {
     ));
     let review = "selfsubjectaccessreview";
     all.push(Resource::unstored("authorization.k8s.io", "SelfSubjectAccessReview", "selfsubjectaccessreviews", review, false, &["create"]));
+    all.extend(custom.kinds().map(|kind| Resource::stored(kind)));
     all
 }
 
-/// Group and version pairs, in order, core left out.
-fn groups_of(all: &[Resource]) -> Vec<(&'static str, &'static str)> {
-    let mut groups: Vec<(&str, &str)> = Vec::new();
+/// Groups in order, core left out, each with its versions, the preferred one first.
+fn groups_of<'a>(all: &[Resource<'a>]) -> Vec<(&'a str, Vec<&'a str>)> {
+    let mut groups: Vec<(&str, Vec<&str>)> = Vec::new();
     for resource in all.iter().filter(|r| !r.group.is_empty()) {
-        if !groups.contains(&(resource.group, resource.version)) {
-            groups.push((resource.group, resource.version));
+        match groups.iter_mut().find(|(group, _)| *group == resource.group) {
+            Some((_, versions)) if versions.contains(&resource.version) => {}
+            Some((_, versions)) => versions.push(resource.version),
+            None => groups.push((resource.group, vec![resource.version])),
         }
+    }
+    for (_, versions) in &mut groups {
+        versions.sort_by_key(|version| Reverse(priority(version)));
     }
     groups
 }
 
 /// `/api`
 pub(crate) fn core(headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
-    let all = all();
+    let none = Table::default();
+    let all = all(&none);
     if let Some(version) = aggregated(headers) {
         return Ok(aggregate(headers, version, &[item(&all, "", &["v1"])]));
     }
@@ -127,28 +138,31 @@ pub(crate) fn core(headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
 }
 
 /// `/apis`
-pub(crate) fn groups(headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
-    let all = all();
+pub(crate) fn groups(kinds: &Kinds, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+    let table = kinds.table();
+    let all = all(&table);
     let groups = groups_of(&all);
     if let Some(version) = aggregated(headers) {
-        return Ok(aggregate(headers, version, &groups.iter().map(|(group, version)| item(&all, group, &[version])).collect::<Vec<_>>()));
+        return Ok(aggregate(headers, version, &groups.iter().map(|(group, versions)| item(&all, group, versions)).collect::<Vec<_>>()));
     }
-    let list: Vec<Value> = groups.iter().map(|(group, version)| api_group(group, version)).collect();
+    let list: Vec<Value> = groups.iter().map(|(group, versions)| api_group(group, versions)).collect();
     Ok(plain(headers, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": list})))
 }
 
 /// `/apis/{group}`
-pub(crate) fn group(headers: &HeaderMap, group: &str) -> Result<Response<Body>, ApiError> {
-    let found = groups_of(&all()).into_iter().find(|(name, _)| *name == group).ok_or_else(ApiError::no_such_resource)?;
-    let mut document = api_group(found.0, found.1);
+pub(crate) fn group(kinds: &Kinds, headers: &HeaderMap, group: &str) -> Result<Response<Body>, ApiError> {
+    let table = kinds.table();
+    let found = groups_of(&all(&table)).into_iter().find(|(name, _)| *name == group).ok_or_else(ApiError::no_such_resource)?;
+    let mut document = api_group(found.0, &found.1);
     document["kind"] = "APIGroup".into();
     document["apiVersion"] = "v1".into();
     Ok(plain(headers, &document))
 }
 
 /// `/api/v1`, `/apis/{group}/{version}`
-pub(crate) fn resources(headers: &HeaderMap, group: &str, version: &str) -> Result<Response<Body>, ApiError> {
-    let of_version: Vec<Resource> = all().into_iter().filter(|r| r.group == group && r.version == version).collect();
+pub(crate) fn resources(kinds: &Kinds, headers: &HeaderMap, group: &str, version: &str) -> Result<Response<Body>, ApiError> {
+    let table = kinds.table();
+    let of_version: Vec<Resource<'_>> = all(&table).into_iter().filter(|r| r.group == group && r.version == version).collect();
     if of_version.is_empty() {
         return Err(ApiError::no_such_resource());
     }
@@ -176,9 +190,10 @@ fn group_version(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
 
-fn api_group(group: &str, version: &str) -> Value {
-    let version = json!({"groupVersion": group_version(group, version), "version": version});
-    json!({"name": group, "versions": [version], "preferredVersion": version})
+fn api_group(group: &str, versions: &[&str]) -> Value {
+    let version = |version: &&str| json!({"groupVersion": group_version(group, version), "version": version});
+    let versions: Vec<Value> = versions.iter().map(version).collect();
+    json!({"name": group, "preferredVersion": versions.first(), "versions": versions})
 }
 
 /// The version of the aggregated form that the client asks for before anything else we can give. Older clients know only
@@ -197,7 +212,7 @@ fn aggregated(headers: &HeaderMap) -> Option<&'static str> {
 }
 
 /// One group of the aggregated form.
-fn item(all: &[Resource], group: &str, versions: &[&str]) -> Value {
+fn item(all: &[Resource<'_>], group: &str, versions: &[&str]) -> Value {
     let response_kind = |r: &Resource| json!({"group": r.group, "version": r.version, "kind": r.kind});
     let resource = |r: &Resource| {
         let subresources: Vec<Value> = (r.subresources.iter())

@@ -2,6 +2,7 @@
 //!
 //! * [`http`]: from a URL to a verb and back to an answer.
 //! * `discovery` and `openapi`: what there is, for clients.
+//! * [`definitions`]: kinds that are added at run time.
 //! * [`auth`]: who asks, and whether they may.
 //! * `admission` and `strategy`: what becomes of a request before it is committed.
 //! * [`cache`] and [`store`]: the objects and the log of their changes.
@@ -11,6 +12,7 @@
 mod admission;
 pub mod auth;
 pub mod cache;
+pub mod definitions;
 mod discovery;
 pub mod http;
 mod openapi;

@@ -12,46 +12,59 @@ use gantry_api::registry::{KindInfo, kinds};
 use gantry_api::schema;
 use serde_json::{Map, Value, json};
 
+use crate::definitions::{Kinds, Table};
 use crate::discovery::{cached, hash};
 use crate::http::error::ApiError;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 
+/// Documents by path: `api/v1`, `apis/gantry.dev/v1`.
+pub(crate) type Documents = BTreeMap<String, Document>;
+
 /// A document and its fingerprint.
-struct Document {
+pub(crate) struct Document {
     text: String,
     hash: String,
 }
 
-/// All documents, by path: `api/v1`, `apis/gantry.dev/v1`. Made once.
-fn documents() -> &'static BTreeMap<String, Document> {
-    static DOCUMENTS: OnceLock<BTreeMap<String, Document>> = OnceLock::new();
-    DOCUMENTS.get_or_init(|| {
-        let mut groups: BTreeMap<String, Vec<&KindInfo>> = BTreeMap::new();
-        for kind in kinds() {
-            groups.entry(base(kind)).or_default().push(kind);
-        }
-        let document = |(path, kinds): (String, Vec<&KindInfo>)| {
-            let text = make(&kinds).to_string();
-            let hash = hash(&text);
-            (path, Document { text, hash })
-        };
-        groups.into_iter().map(document).collect()
-    })
+/// Those of the built-in kinds. Made once.
+fn built_in() -> &'static Documents {
+    static DOCUMENTS: OnceLock<Documents> = OnceLock::new();
+    DOCUMENTS.get_or_init(|| documents(kinds().iter()))
+}
+
+/// Those of the kinds of a table. Made once for each table; no group of a custom kind has built-in ones.
+fn custom(table: &Table) -> &Documents {
+    table.documents(|table| documents(table.kinds().map(AsRef::as_ref)))
+}
+
+fn documents<'a>(kinds: impl Iterator<Item = &'a KindInfo>) -> Documents {
+    let mut groups: BTreeMap<String, Vec<&KindInfo>> = BTreeMap::new();
+    for kind in kinds {
+        groups.entry(base(kind)).or_default().push(kind);
+    }
+    let document = |(path, kinds): (String, Vec<&KindInfo>)| {
+        let text = make(&kinds).to_string();
+        let hash = hash(&text);
+        (path, Document { text, hash })
+    };
+    groups.into_iter().map(document).collect()
 }
 
 /// `/openapi/v3`
-pub(crate) fn index(headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
-    let paths: Map<String, Value> = (documents().iter())
+pub(crate) fn index(kinds: &Kinds, headers: &HeaderMap) -> Result<Response<Body>, ApiError> {
+    let table = kinds.table();
+    let paths: Map<String, Value> = (built_in().iter().chain(custom(&table)))
         .map(|(path, document)| (path.clone(), json!({"serverRelativeURL": format!("/openapi/v3/{path}?hash={}", document.hash)})))
         .collect();
     Ok(cached(headers, json!({"paths": paths}).to_string()))
 }
 
 /// `/openapi/v3/{path}`: may be kept for ever, since its URL in the index changes with its content.
-pub(crate) fn document(headers: &HeaderMap, path: &str) -> Result<Response<Body>, ApiError> {
-    let document = documents().get(path).ok_or_else(ApiError::no_such_resource)?;
+pub(crate) fn document(kinds: &Kinds, headers: &HeaderMap, path: &str) -> Result<Response<Body>, ApiError> {
+    let table = kinds.table();
+    let document = built_in().get(path).or_else(|| custom(&table).get(path)).ok_or_else(ApiError::no_such_resource)?;
     let mut response = cached(headers, document.text.clone());
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
     response.headers_mut().insert(header::EXPIRES, HeaderValue::from_static("Fri, 31 Dec 2100 23:59:59 GMT"));
@@ -64,7 +77,7 @@ fn base(kind: &KindInfo) -> String {
 
 /// Name of a schema component: the group's domain turned round, as Kubernetes names them.
 fn component(kind: &KindInfo, suffix: &str) -> String {
-    let prefix = match kind.group {
+    let prefix = match kind.group.as_str() {
         "" => "io.k8s.api.core".to_owned(),
         "coordination.k8s.io" => "io.k8s.api.coordination".to_owned(),
         group => group.split('.').rev().collect::<Vec<_>>().join("."),
@@ -78,7 +91,7 @@ fn make(kinds: &[&KindInfo]) -> Value {
     schemas.insert(META.into(), schema::object_meta().clone());
     schemas.insert(LIST_META.into(), list_meta());
     for kind in kinds {
-        let mut object = (kind.schema)().clone();
+        let mut object = kind.schema().clone();
         object["x-kubernetes-group-version-kind"] = json!([gvk(kind, "")]);
         object["properties"]["metadata"] = reference(META, "Standard object metadata.");
         schemas.insert(component(kind, ""), object);
@@ -155,7 +168,7 @@ fn add_paths(kind: &KindInfo, paths: &mut Map<String, Value>) {
 fn object_operations(kind: &KindInfo, subresource: &str) -> Value {
     let mut patches = vec!["application/json-patch+json", "application/merge-patch+json", "application/apply-patch+yaml"];
     // Listed where it is accepted and nowhere else: clients choose it without asking.
-    if !kind.ours {
+    if kind.merges_strategically() {
         patches.push("application/strategic-merge-patch+json");
     }
     let mut patch_parameters = write_parameters();
@@ -198,7 +211,7 @@ fn operation(kind: &KindInfo, action: &str, answer: &str, subresource: &str, par
     let schema = |suffix: &str| json!({"schema": {"$ref": format!("#/components/schemas/{}", component(kind, suffix))}});
     let scope = if kind.namespaced { "Namespaced" } else { "" };
     let group: String = kind.group.split(['.', '-']).map(capitalize).collect();
-    let id = format!("{action}{group}{}{scope}{}{answer}{subresource}", capitalize(kind.version), kind.kind);
+    let id = format!("{action}{group}{}{scope}{}{answer}{subresource}", capitalize(&kind.version), kind.kind);
     let mut operation = json!({
         "operationId": id,
         "parameters": parameters,

@@ -47,7 +47,12 @@ pub(crate) fn parse(words: &[String]) -> Result<Vec<Target>> {
     let mut targets = Vec::new();
     for word in first.split(',').filter(|word| !word.is_empty()) {
         if word == "all" {
-            targets.extend(kinds().iter().filter(|kind| kind.categories.contains(&"all")).map(|kind| Target { kind, names: Vec::new() }));
+            targets.extend(
+                kinds()
+                    .iter()
+                    .filter(|kind| kind.categories.iter().any(|category| category == "all"))
+                    .map(|kind| Target { kind, names: Vec::new() }),
+            );
         } else {
             targets.push(Target { kind: kind(word)?, names: words[1..].to_vec() });
         }
@@ -93,7 +98,7 @@ mod tests {
     }
 
     fn plurals(text: &str) -> Vec<(&'static str, usize)> {
-        parse(&words(text)).unwrap().iter().map(|t| (t.kind.plural, t.names.len())).collect()
+        parse(&words(text)).unwrap().iter().map(|t| (t.kind.plural.as_str(), t.names.len())).collect()
     }
 
     #[test]

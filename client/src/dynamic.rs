@@ -29,7 +29,7 @@ pub struct Resource {
 
 impl From<&KindInfo> for Resource {
     fn from(kind: &KindInfo) -> Self {
-        Self { group: kind.group.into(), version: kind.version.into(), plural: kind.plural.into(), namespaced: kind.namespaced }
+        Self { group: kind.group.clone(), version: kind.version.clone(), plural: kind.plural.clone(), namespaced: kind.namespaced }
     }
 }
 

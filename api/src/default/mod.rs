@@ -39,7 +39,7 @@ pub(crate) fn volume(object: Value) -> Result<Value, Vec<FieldError>> {
 fn normalize<T: Kind + JsonSchema>(mut object: Value, default: fn(&mut T)) -> Result<Value, Vec<FieldError>> {
     if let Some(kind) = find_kind(&T::api_version(), T::KIND) {
         let errors: Vec<FieldError> =
-            schema::check((kind.schema)(), &object).into_iter().filter(|error| error.reason != FieldErrorReason::Unknown).collect();
+            schema::check(kind.schema(), &object).into_iter().filter(|error| error.reason != FieldErrorReason::Unknown).collect();
         if !errors.is_empty() {
             return Err(errors);
         }
@@ -62,7 +62,7 @@ fn normalize<T: Kind + JsonSchema>(mut object: Value, default: fn(&mut T)) -> Re
 }
 
 /// `null` means absent, as in Kubernetes. The object is known not to be deep.
-fn drop_nulls(value: &mut Value) {
+pub(crate) fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.retain(|_, field| !field.is_null());

@@ -176,7 +176,7 @@ mod tests {
 
     #[test]
     fn lists_merge_by_their_keys_and_directives_hold() {
-        let schema = (crate::registry::find_word("node").unwrap().schema)();
+        let schema = crate::registry::find_word("node").unwrap().schema();
         let node = json!({"metadata": {"finalizers": ["a/a", "b/b"], "labels": {"x": "1"}},
             "status": {"conditions": [{"type": "A", "status": "True"}, {"type": "B", "status": "True"}]}, "spec": {"taints": [{"key": "t"}]}});
         for (patch, pointer, result) in [

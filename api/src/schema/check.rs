@@ -170,7 +170,7 @@ fn wrong_type(wanted: &str, value: &Value, path: &str, errors: &mut Vec<FieldErr
     push(errors, error(path, FieldErrorReason::TypeInvalid, format!("must be of type {wanted}, not {}", type_name(value))));
 }
 
-fn type_name(value: &Value) -> &'static str {
+pub(crate) fn type_name(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
         Value::Bool(_) => "boolean",
@@ -205,7 +205,7 @@ mod tests {
     use crate::registry::find_word;
 
     fn found(kind: &str, object: &Value) -> Vec<(String, FieldErrorReason)> {
-        check((find_word(kind).unwrap().schema)(), object).into_iter().map(|error| (error.path, error.reason)).collect()
+        check(find_word(kind).unwrap().schema(), object).into_iter().map(|error| (error.path, error.reason)).collect()
     }
 
     #[test]
@@ -235,7 +235,7 @@ mod tests {
     #[test]
     fn errors_of_secrets_do_not_show_them() {
         let object = json!({"metadata": {"name": "s"}, "data": {"a": "hunter2!", "b": 12345}});
-        let errors = check((find_word("secret").unwrap().schema)(), &object);
+        let errors = check(find_word("secret").unwrap().schema(), &object);
         assert_eq!(errors.len(), 2);
         assert!(!format!("{errors:?}").contains("hunter2") && !format!("{errors:?}").contains("12345"));
     }
@@ -254,7 +254,7 @@ mod tests {
     fn pruning_keeps_what_is_known() {
         let mut object = json!({"kind": "Network", "x": 1, "metadata": {"name": "n", "y": 1, "labels": {"z": "1"}},
             "spec": {"mtu": 1400, "mtuu": 1, "options": {"any": "thing"}}});
-        prune((find_word("net").unwrap().schema)(), &mut object);
+        prune(find_word("net").unwrap().schema(), &mut object);
         assert_eq!(
             object,
             json!({"kind": "Network", "metadata": {"name": "n", "labels": {"z": "1"}}, "spec": {"mtu": 1400, "options": {"any": "thing"}}})

@@ -11,6 +11,7 @@ use std::sync::OnceLock;
 
 use serde_json::Value;
 
+pub(crate) use check::type_name;
 pub use check::{check, prune};
 pub use duplicate::{JsonError, duplicate_keys};
 pub(crate) use structural::of;
@@ -67,7 +68,7 @@ mod tests {
     #[test]
     fn every_schema_is_structural_and_describes_every_field() {
         let metadata = ("ObjectMeta".to_owned(), object_meta());
-        let all = kinds().iter().map(|kind| (kind.kind.to_owned(), (kind.schema)())).chain([metadata]);
+        let all = kinds().iter().map(|kind| (kind.kind.to_owned(), kind.schema())).chain([metadata]);
         for (name, schema) in all {
             walk(schema, &name, &mut |path, node| {
                 for key in ["$ref", "$defs", "anyOf", "oneOf", "allOf", "title", "$schema", "const"] {
@@ -85,7 +86,7 @@ mod tests {
     #[test]
     fn every_list_of_objects_of_every_kind_says_how_it_merges() {
         for kind in kinds() {
-            walk((kind.schema)(), kind.kind, &mut |path, node| {
+            walk(kind.schema(), &kind.kind, &mut |path, node| {
                 let of_objects = node["items"]["type"] == "object";
                 assert!(!of_objects || node["x-kubernetes-list-type"].is_string(), "{path} has no x-kubernetes-list-type");
             });
@@ -94,7 +95,7 @@ mod tests {
 
     #[test]
     fn enums_and_defaults_are_shown() {
-        let schema = (crate::registry::find_word("container").unwrap().schema)();
+        let schema = crate::registry::find_word("container").unwrap().schema();
         let policy = &schema["properties"]["spec"]["properties"]["restartPolicy"];
         assert_eq!(policy["enum"], serde_json::json!(["Always", "OnFailure", "Never"]));
         assert_eq!(policy["default"], "Always");

@@ -198,7 +198,7 @@ pub(crate) fn config_map(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     errors.0
 }
 
-fn plain(new: &Value, old: Option<&Value>, labels: bool) -> Vec<FieldError> {
+pub(crate) fn plain(new: &Value, old: Option<&Value>, labels: bool) -> Vec<FieldError> {
     let mut errors = Errors::default();
     meta::check(new, old, labels, &mut errors);
     errors.0
@@ -213,9 +213,9 @@ mod tests {
 
     fn paths(kind: &str, object: Value, old: Option<Value>) -> Vec<String> {
         let kind = find_word(kind).unwrap();
-        let object = (kind.normalize)(object).unwrap();
-        let old = old.map(|old| (kind.normalize)(old).unwrap());
-        (kind.validate)(&object, old.as_ref()).into_iter().map(|error| error.path).collect()
+        let object = kind.rules.normalize(object).unwrap();
+        let old = old.map(|old| kind.rules.normalize(old).unwrap());
+        kind.rules.validate(&object, old.as_ref()).into_iter().map(|error| error.path).collect()
     }
     fn spec(kind: &str, spec: impl Into<Value>) -> Vec<String> {
         let spec: Value = spec.into();
@@ -301,8 +301,8 @@ mod tests {
         assert_eq!(paths("net", net("10.1.0.0/20"), Some(net("10.0.0.0/20"))), ["spec.subnets"]);
         let secret = |value: &str| json!({"metadata": {"name": "n"}, "immutable": true, "stringData": {"k": value}});
         let kind = find_word("secret").unwrap();
-        let (new, old) = ((kind.normalize)(secret("hunter2")).unwrap(), (kind.normalize)(secret("x")).unwrap());
-        let errors = (kind.validate)(&new, Some(&old));
+        let (new, old) = (kind.rules.normalize(secret("hunter2")).unwrap(), kind.rules.normalize(secret("x")).unwrap());
+        let errors = kind.rules.validate(&new, Some(&old));
         assert_eq!(errors.len(), 1);
         assert!(!format!("{errors:?}").contains("aHVudGVyMg"), "values of secrets are not shown");
     }

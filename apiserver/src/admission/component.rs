@@ -31,7 +31,7 @@ pub(crate) fn check_write(identity: &Identity, kind: &KindInfo, part: Part, old:
     let name = meta_text(new, "name");
     let Some(old) = old else {
         return match component {
-            Component::Node(node) if matches!(kind.kind, "Node" | "Lease") && name != node => {
+            Component::Node(node) if matches!(kind.built_in(), "Node" | "Lease") && name != node => {
                 Err(forbidden(identity, kind, name, "an agent makes only the one named as its node"))
             }
             _ => Ok(()),
@@ -96,7 +96,7 @@ fn node_rule(node: &str, kind: &KindInfo, part: Part, old: &Value) -> Rule {
     let status = |field: &str| old.get("status").and_then(|status| status.get(field)).and_then(Value::as_str).unwrap_or_default();
     // A container that is leaving its node is that node's until the agent has let go of it.
     let bound = || status("nodeName") == node || (status("nodeName").is_empty() && status("formerNodeName") == node);
-    match (kind.kind, part) {
+    match (kind.built_in(), part) {
         ("Node" | "Lease", _) if meta_text(old, "name") == node => Rule::Everything,
         ("Node" | "Lease", _) => Rule::Nothing("it belongs to another node"),
         ("Event", _) => Rule::Everything,
@@ -155,7 +155,7 @@ fn controllers_rule(kind: &KindInfo, part: Part, old: &Value, new: &Value) -> Ru
         let collected = ["metadata.ownerReferences", "metadata.finalizers[foregroundDeletion]-", "metadata.finalizers[orphan]-"];
         only(&[&collected, more].concat())
     };
-    match (kind.kind, part) {
+    match (kind.built_in(), part) {
         ("Event" | "Lease", _) | ("Network" | "Namespace", Part::Status) => Rule::Everything,
         ("Container", Part::Main) => with_collected(&["metadata.finalizers[gantry.dev/agent]-"]),
         ("Container", _) => {

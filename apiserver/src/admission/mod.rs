@@ -2,6 +2,7 @@
 
 mod changes;
 mod component;
+mod definition;
 mod namespace;
 mod reading;
 
@@ -15,4 +16,5 @@ pub(crate) use reading::check_read;
 /// Steps that complete a new object before its validation.
 pub(crate) fn on_create(kind: &KindInfo, object: &mut Value) {
     namespace::complete(kind, object);
+    definition::complete(kind, object);
 }

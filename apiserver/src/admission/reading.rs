@@ -25,7 +25,7 @@ pub(crate) fn check_read(
     fields: &FieldSelector,
 ) -> Result<(), ApiError> {
     let Component::Node(node) = identity.component() else { return Ok(()) };
-    let is_secret = match (kind.group, kind.kind) {
+    let is_secret = match (kind.group.as_str(), kind.built_in()) {
         ("", "Secret") => true,
         ("", "ConfigMap") => false,
         _ => return Ok(()),

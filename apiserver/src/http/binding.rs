@@ -50,10 +50,10 @@ pub(super) async fn evict(target: &Target, name: &str, body: Body) -> Result<Res
         let pod = (view.render)(old);
         let uid = pod["metadata"]["uid"].as_str().unwrap_or_default();
         if old["status"]["nodeName"].as_str().unwrap_or_default().is_empty() {
-            return Err(ApiError::not_found(target.kind, name));
+            return Err(ApiError::not_found(&target.kind, name));
         }
         if !wanted.is_empty() && uid != wanted {
-            return Err(ApiError::conflict(target.kind, name, &format!("the uid in the precondition is {wanted}, that of the pod {uid}")));
+            return Err(ApiError::conflict(&target.kind, name, &format!("the uid in the precondition is {wanted}, that of the pod {uid}")));
         }
         Ok(())
     };
@@ -80,15 +80,15 @@ fn bound(target: &Target, name: &str, old: &Value, (node, uid): (&str, &str), no
         return Ok(old.clone());
     }
     if is_terminating(old) {
-        return Err(ApiError::conflict(target.kind, name, "the container is being deleted"));
+        return Err(ApiError::conflict(&target.kind, name, "the container is being deleted"));
     }
     if !current.is_empty() && !node.is_empty() {
-        return Err(ApiError::conflict(target.kind, name, &format!("the container is bound to node {current:?} already")));
+        return Err(ApiError::conflict(&target.kind, name, &format!("the container is bound to node {current:?} already")));
     }
     let mut list = finalizers(old);
     let former = old["status"]["formerNodeName"].as_str().unwrap_or_default();
     if !former.is_empty() && former != node && list.iter().any(|f| f == AGENT_FINALIZER) {
-        return Err(ApiError::conflict(target.kind, name, &format!("node {former:?} has not let go of the container yet")));
+        return Err(ApiError::conflict(&target.kind, name, &format!("node {former:?} has not let go of the container yet")));
     }
     let mut object = old.clone();
     let mut status = old.get("status").cloned().filter(Value::is_object).unwrap_or_else(|| json!({}));

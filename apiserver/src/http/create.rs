@@ -11,6 +11,7 @@ use super::error::ApiError;
 use super::options::WriteOptions;
 use super::write::{MAX_ATTEMPTS, Written, encode, operation};
 use crate::admission::{check_namespace, check_write};
+use crate::definitions::{check_definition, room};
 use crate::store::{CommitError, Expect, Op};
 use crate::strategy::object::{key, meta_text, set_meta};
 use crate::strategy::{self, Part, claims, decoding};
@@ -27,7 +28,7 @@ pub(super) async fn create(target: &Target, body: Body) -> Result<Response<Body>
     let options = WriteOptions::parse("CreateOptions", &target.params, &target.headers)?;
     let bytes = body::read(body).await?;
     let mut decoded = body::decode(&target.headers, &bytes)?;
-    decoding::identify(target.kind, &mut decoded.value, target.namespace(), None)?;
+    decoding::identify(&target.kind, &mut decoded.value, target.namespace(), None)?;
     let written = insert(target, decoded, &options).await?;
     written.respond(target)
 }
@@ -37,7 +38,7 @@ pub(super) async fn create(target: &Target, body: Body) -> Result<Response<Body>
 /// # Errors
 /// 404 and 403 for the namespace, 409 when it exists, and what the strategy refuses.
 pub(super) async fn insert(target: &Target, decoded: Decoded, options: &WriteOptions) -> Result<Written, ApiError> {
-    let (server, kind, namespace) = (&*target.server, target.kind, target.namespace());
+    let (server, kind, namespace) = (&*target.server, &*target.kind, target.namespace());
     let _claims = if claims::claims_anything(kind) { Some(server.image_claims.lock().await) } else { None };
     let Decoded { mut value, duplicates } = decoded;
     let generated = meta_text(&value, "name").is_empty() && !meta_text(&value, "generateName").is_empty();
@@ -59,7 +60,8 @@ pub(super) async fn insert(target: &Target, decoded: Decoded, options: &WriteOpt
             }
             return Err(ApiError::already_exists(kind, &name));
         }
-        let check = check_namespace(&server.cache, kind, &name, namespace)?;
+        let check = check_namespace(&server.cache, kind, &name, namespace)?.into_iter().chain(check_definition(&server.cache, kind)?);
+        room(&server.cache, kind, &name)?;
         check_write(&target.identity, kind, Part::Main, None, &prepared.object)?;
         claims::check(&server.cache, kind, &prepared.object)?;
         let encoded = encode(&prepared.object)?;
@@ -75,7 +77,7 @@ pub(super) async fn insert(target: &Target, decoded: Decoded, options: &WriteOpt
             }
             Err(CommitError::Conflict { op: 0, .. }) if generated && names < MAX_NAMES => {}
             Err(CommitError::Conflict { op: 0, .. }) => return Err(ApiError::already_exists(kind, &name)),
-            // The namespace changed meanwhile: look again whether it still takes objects.
+            // The namespace or the definition changed meanwhile: look again whether it still takes objects.
             Err(CommitError::Conflict { .. }) if attempts < MAX_ATTEMPTS => attempts += 1,
             Err(error) => return Err(ApiError::from_commit(&error)),
         }

@@ -18,7 +18,7 @@ use super::write::{MAX_ATTEMPTS, Written, encode, operation};
 use crate::cache::Entry;
 use crate::store::{CommitError, Expect, Op, Revision, Unversioned};
 use crate::strategy::object::{
-    decode, finalizers, is_held, is_namespace, is_terminating, key, meta_text, set_field, set_finalizers, set_meta, time_text,
+    decode_as, finalizers, is_held, is_namespace, is_terminating, key, meta_text, set_field, set_finalizers, set_meta, time_text,
 };
 use crate::strategy::{Change, Prepared};
 
@@ -35,7 +35,7 @@ enum Propagation {
 
 /// `metav1.DeleteOptions`; unknown fields are ignored, as clients send some.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(super) struct DeleteOptions {
+pub(crate) struct DeleteOptions {
     dry_run: bool,
     propagation: Option<Propagation>,
     grace_seconds: Option<i64>,
@@ -112,14 +112,14 @@ impl DeleteOptions {
 /// Deletes the object of the URL.
 pub(super) async fn delete(target: &Target, name: &str, body: Body) -> Result<Response<Body>, ApiError> {
     let options = DeleteOptions::read(&target.params, &target.headers, body).await?;
-    let (written, gone) = remove(&target.server, target.kind, target.namespace(), name, &options).await?;
+    let (written, gone) = remove(&target.server, &target.kind, target.namespace(), name, &options).await?;
     if !gone {
         return written.respond(target);
     }
     let object = render::parse(&written.bytes)?;
     let mut details = json!({"name": name, "kind": target.kind.plural, "uid": object["metadata"]["uid"]});
     if !target.kind.group.is_empty() {
-        details["group"] = target.kind.group.into();
+        details["group"] = target.kind.group.as_str().into();
     }
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "details": details});
     Ok(render::json(StatusCode::OK, status.to_string()))
@@ -131,7 +131,7 @@ pub(super) async fn delete(target: &Target, name: &str, body: Body) -> Result<Re
 /// 404, and 409 for preconditions.
 pub(super) async fn remove(
     server: &ApiServer,
-    kind: &'static KindInfo,
+    kind: &KindInfo,
     namespace: &str,
     name: &str,
     options: &DeleteOptions,
@@ -155,9 +155,9 @@ pub(super) async fn remove(
 }
 
 /// What a request to delete does to an object.
-pub(super) struct Deletion {
+pub(crate) struct Deletion {
     /// `None`: nothing is left to do.
-    pub(super) op: Option<Op>,
+    pub(crate) op: Option<Op>,
     /// The object then; of one that is deleted, its last state.
     pub(super) value: Option<Unversioned>,
     gone: bool,
@@ -167,8 +167,8 @@ pub(super) struct Deletion {
 ///
 /// # Errors
 /// 409 for preconditions.
-pub(super) fn plan(server: &ApiServer, kind: &KindInfo, entry: &Entry, options: &DeleteOptions) -> Result<Deletion, ApiError> {
-    let old = decode(entry).map_err(|_| ApiError::internal("a stored object cannot be decoded"))?;
+pub(crate) fn plan(server: &ApiServer, kind: &KindInfo, entry: &Entry, options: &DeleteOptions) -> Result<Deletion, ApiError> {
+    let old = decode_as(kind, entry).map_err(|_| ApiError::internal("a stored object cannot be decoded"))?;
     options.check(kind, &entry.key.name, &old, entry.revision)?;
     let (object, change) = mark(kind, &old, options, || time_text(server.now()));
     let gone = change == Change::Delete;

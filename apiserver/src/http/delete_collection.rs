@@ -37,7 +37,7 @@ pub(super) async fn delete_collection(target: &Target, body: Body) -> Result<Res
 
 /// The objects, and the metadata of the list that they make.
 fn selected(target: &Target) -> Result<(Vec<Arc<Entry>>, serde_json::Value), ApiError> {
-    let (cache, resource, selection) = (&target.server.cache, resource(target.kind), target.selection()?);
+    let (cache, resource, selection) = (&target.server.cache, resource(&target.kind), target.selection()?);
     let limit = usize::try_from(target.params.integer("limit")?.unwrap_or_default()).unwrap_or_default();
     let token = target.params.get("continue").map(Continue::decode).transpose();
     let token = token.map_err(|error| ApiError::bad_request(error.to_string()))?;
@@ -58,7 +58,7 @@ async fn delete_together(
     options: &DeleteOptions,
     deleted: &mut Vec<Bytes>,
 ) -> Result<bool, ApiError> {
-    let plans = entries.iter().map(|entry| plan(&target.server, target.kind, entry, options)).collect::<Result<Vec<_>, _>>()?;
+    let plans = entries.iter().map(|entry| plan(&target.server, &target.kind, entry, options)).collect::<Result<Vec<_>, _>>()?;
     let ops: Vec<Op> = plans.iter().filter_map(|plan| plan.op.clone()).collect();
     let revisions = match target.server.cache.commit(if options.dry_run() { Vec::new() } else { ops }).await {
         Ok(revisions) => revisions,
@@ -76,7 +76,7 @@ async fn delete_together(
 /// One by one, each against its present state.
 async fn delete_each(target: &Target, entries: &[Arc<Entry>], options: &DeleteOptions, deleted: &mut Vec<Bytes>) -> Result<(), ApiError> {
     for entry in entries {
-        match remove(&target.server, target.kind, &entry.key.namespace, &entry.key.name, options).await {
+        match remove(&target.server, &target.kind, &entry.key.namespace, &entry.key.name, options).await {
             Ok((written, _)) => deleted.push(written.bytes),
             // Somebody else was faster.
             Err(error) if error.code == StatusCode::NOT_FOUND => {}

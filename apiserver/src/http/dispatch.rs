@@ -4,7 +4,7 @@ use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, Response};
-use gantry_api::registry::{KindInfo, find_resource};
+use gantry_api::registry::KindRef;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
@@ -15,11 +15,12 @@ use super::render::{IncludeObject, View};
 use super::route::{self, ResourcePath, Route};
 use super::{
     AppState, apply_request, backup, binding, content, create, delete, delete_collection, get, health, list, metrics, negotiate, patch,
-    reviews, update, watch,
+    render, reviews, scale, update, watch,
 };
 use crate::admission::check_read;
 use crate::auth::{Attributes, Decision, Identity};
 use crate::cache::{Entry, FieldSelector, LabelSelector, Selection};
+use crate::definitions::settle;
 use crate::server::Stopping;
 use crate::strategy::Part;
 use crate::{discovery, openapi, stream};
@@ -32,7 +33,7 @@ const MAX_SELECTOR_BYTES: usize = 32 * 1024;
 pub(crate) struct Target {
     pub(crate) server: AppState,
     pub(crate) identity: Identity,
-    pub(crate) kind: &'static KindInfo,
+    pub(crate) kind: KindRef,
     pub(crate) path: ResourcePath,
     pub(crate) params: Params,
     pub(crate) headers: HeaderMap,
@@ -47,8 +48,8 @@ impl Target {
     }
 
     /// The same request about an object of another kind.
-    pub(crate) fn with_kind(&self, kind: &'static KindInfo) -> Self {
-        Self { kind, ..self.clone() }
+    pub(crate) fn with_kind(&self, kind: impl Into<KindRef>) -> Self {
+        Self { kind: kind.into(), ..self.clone() }
     }
 
     /// Whether a stored object is one of the kind: of a view, there may be none.
@@ -62,7 +63,7 @@ impl Target {
     /// 406 and 400.
     pub(crate) fn view(&self, tables: bool) -> Result<View, ApiError> {
         let form = negotiate::form(&self.headers, tables)?;
-        Ok(View { kind: self.kind, form, include: IncludeObject::parse(&self.params)?, columns: true, now: self.server.now() })
+        Ok(View { kind: self.kind.clone(), form, include: IncludeObject::parse(&self.params)?, columns: true, now: self.server.now() })
     }
 
     /// Which objects of the collection the request is about.
@@ -78,8 +79,11 @@ impl Target {
         let fields = FieldSelector::parse(text("fieldSelector")?).map_err(|error| ApiError::bad_request(error.why))?;
         for term in fields.terms() {
             let path = term.path.as_str();
-            if !matches!(path, "metadata.name" | "metadata.namespace") && !self.kind.selectable.contains(&path) {
-                let known = ["metadata.name", "metadata.namespace"].iter().chain(self.kind.selectable).copied().collect::<Vec<_>>();
+            if !matches!(path, "metadata.name" | "metadata.namespace") && !self.kind.selectable.iter().any(|known| known == path) {
+                let known = ["metadata.name", "metadata.namespace"]
+                    .into_iter()
+                    .chain(self.kind.selectable.iter().map(AsRef::as_ref))
+                    .collect::<Vec<_>>();
                 let message = format!("field label not supported: {path} (supported: {})", known.join(", "));
                 return Err(ApiError::bad_request(message));
             }
@@ -114,7 +118,7 @@ async fn answer(server: AppState, request: Request, labels: &mut RequestLabels) 
     };
     if let Route::Resource(path) = route {
         let verb = verb(&parts.method, &path, &params)?;
-        *labels = RequestLabels::of(verb, &path);
+        *labels = RequestLabels::of(verb, &path, &server.kinds);
         return resource(server, identity, verb, path, params, parts, body).await;
     }
     authorize_path(&server, &identity, &parts)?;
@@ -123,11 +127,11 @@ async fn answer(server: AppState, request: Request, labels: &mut RequestLabels) 
     }
     match route {
         Route::CoreVersions => discovery::core(&parts.headers),
-        Route::Groups => discovery::groups(&parts.headers),
-        Route::Group(group) => discovery::group(&parts.headers, &group),
-        Route::Resources(group, version) => discovery::resources(&parts.headers, &group, &version),
-        Route::OpenApiIndex => openapi::index(&parts.headers),
-        Route::OpenApi(path) => openapi::document(&parts.headers, &path),
+        Route::Groups => discovery::groups(&server.kinds, &parts.headers),
+        Route::Group(group) => discovery::group(&server.kinds, &parts.headers, &group),
+        Route::Resources(group, version) => discovery::resources(&server.kinds, &parts.headers, &group, &version),
+        Route::OpenApiIndex => openapi::index(&server.kinds, &parts.headers),
+        Route::OpenApi(path) => openapi::document(&server.kinds, &parts.headers, &path),
         Route::Version => Ok(health::version()),
         Route::Backup => backup::backup(&server).await,
         Route::Health(endpoint) => Ok(health::health(&server, &endpoint, &params)),
@@ -218,12 +222,12 @@ async fn resource(
     if let Some(response) = virtual_resource(&server, &identity, &path, &params, &parts) {
         return response.answer(&server, &identity, params, parts.headers, body).await;
     }
-    let kind = find_resource(&path.group, &path.version, &path.plural).ok_or_else(ApiError::no_such_resource)?;
+    let kind = server.kinds.find_resource(&path.group, &path.version, &path.plural).ok_or_else(ApiError::no_such_resource)?;
     if path.namespace.is_some() && !kind.namespaced {
         return Err(ApiError::no_such_resource());
     }
     let stopping = parts.extensions.get::<Stopping>().map(|stopping| stopping.0.clone()).unwrap_or_default();
-    let target = Target { server, identity, kind, path, params, headers: parts.headers.clone(), stopping };
+    let target = Target { server, identity, kind: kind.clone(), path, params, headers: parts.headers.clone(), stopping };
     let subresource = target.path.subresource.as_deref();
     if let (Some(view), None) = (kind.view, subresource)
         && !matches!(verb, "get" | "list" | "watch")
@@ -232,15 +236,29 @@ async fn resource(
     }
     if matches!(verb, "get" | "list" | "watch") {
         let named = (target.namespace(), target.path.name.as_deref());
-        check_read(&target.server.cache, &target.identity, kind, named, &target.selection()?.fields)?;
+        check_read(&target.server.cache, &target.identity, &kind, named, &target.selection()?.fields)?;
     }
+    let answered = named(&target, verb, parts, body).await;
+    if kind.is_definition() && answered.is_ok() && !matches!(verb, "get" | "list" | "watch") {
+        // Before the answer, so that what was added can be used at once.
+        settle(&target.server).await;
+    }
+    let mut response = answered?;
+    if let Some(warning) = kind.custom.as_ref().and_then(|custom| custom.warning.clone()) {
+        render::warn(&mut response, &[warning]);
+    }
+    Ok(response)
+}
+
+/// The request that is about the collection, an object, or a part of it.
+async fn named(target: &Target, verb: &str, parts: Parts, body: Body) -> Result<Response<Body>, ApiError> {
     match (target.path.name.clone(), target.path.subresource.clone()) {
-        (None, _) => collection(&target, verb, body).await,
-        (Some(_), _) if kind.namespaced && target.path.namespace.is_none() => {
+        (None, _) => collection(target, verb, body).await,
+        (Some(_), _) if target.kind.namespaced && target.path.namespace.is_none() => {
             Err(ApiError::bad_request("namespace is required: the name alone does not say which object is meant"))
         }
-        (Some(name), None) => object(&target, verb, &name, body).await,
-        (Some(name), Some(subresource)) => self::subresource(&target, verb, &name, &subresource, parts, body).await,
+        (Some(name), None) => object(target, verb, &name, body).await,
+        (Some(name), Some(subresource)) => self::subresource(target, verb, &name, &subresource, parts, body).await,
     }
 }
 
@@ -296,7 +314,8 @@ async fn subresource(
         ("status", "get") => get::get(target, name).await,
         ("status", "update") => update::update(target, name, Part::Status, body).await,
         ("status", "patch") => patch::patch(target, name, Part::Status, body).await,
-        ("finalize", "update") if crate::strategy::object::is_namespace(target.kind) => {
+        ("scale", _) if known => scale::scale(target, verb, name, body).await,
+        ("finalize", "update") if crate::strategy::object::is_namespace(&target.kind) => {
             update::update(target, name, Part::Finalize, body).await
         }
         ("binding", "create") if is_container => binding::bind(target, name, body).await,

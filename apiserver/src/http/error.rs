@@ -48,7 +48,7 @@ impl ApiError {
             self.details.insert("name".into(), name.into());
         }
         if !kind.group.is_empty() {
-            self.details.insert("group".into(), kind.group.into());
+            self.details.insert("group".into(), kind.group.as_str().into());
         }
         self.details.insert("kind".into(), detail_kind.into());
         self
@@ -78,7 +78,7 @@ impl ApiError {
         } else {
             format!("{} {name:?} is forbidden: {why}", kind.qualified())
         };
-        Self::new(StatusCode::FORBIDDEN, "Forbidden", message).about(kind, name, kind.plural)
+        Self::new(StatusCode::FORBIDDEN, "Forbidden", message).about(kind, name, &kind.plural)
     }
 
     /// 403 with the cause that tells clients to wait for the namespace to be gone.
@@ -91,7 +91,7 @@ impl ApiError {
     /// 404 of an object.
     pub fn not_found(kind: &KindInfo, name: &str) -> Self {
         let message = format!("{} {name:?} not found", kind.qualified());
-        Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(kind, name, kind.plural)
+        Self::new(StatusCode::NOT_FOUND, "NotFound", message).about(kind, name, &kind.plural)
     }
 
     /// 404 of a path.
@@ -127,13 +127,13 @@ impl ApiError {
     /// 409 of a create.
     pub fn already_exists(kind: &KindInfo, name: &str) -> Self {
         let message = format!("{} {name:?} already exists", kind.qualified());
-        Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(kind, name, kind.plural)
+        Self::new(StatusCode::CONFLICT, "AlreadyExists", message).about(kind, name, &kind.plural)
     }
 
     /// 409 of a precondition.
     pub fn conflict(kind: &KindInfo, name: &str, why: &str) -> Self {
         let message = format!("Operation cannot be fulfilled on {} {name:?}: {why}", kind.qualified());
-        Self::new(StatusCode::CONFLICT, "Conflict", message).about(kind, name, kind.plural)
+        Self::new(StatusCode::CONFLICT, "Conflict", message).about(kind, name, &kind.plural)
     }
 
     /// 409 of a stale resourceVersion; scripts look for this text.
@@ -160,7 +160,7 @@ impl ApiError {
 
     /// 422 of an object, with every error at once.
     pub fn invalid(kind: &KindInfo, name: &str, errors: &[FieldError]) -> Self {
-        Self::invalid_as(&qualified_kind(kind), kind.group, kind.kind, name, errors)
+        Self::invalid_as(&qualified_kind(kind), &kind.group, &kind.kind, name, errors)
     }
 
     /// 422 of request options, such as `meta.k8s.io ListOptions`.
@@ -317,7 +317,7 @@ impl ApiError {
 
 /// `Container.gantry.dev`, or `Namespace` for core.
 fn qualified_kind(kind: &KindInfo) -> String {
-    if kind.group.is_empty() { kind.kind.to_owned() } else { format!("{}.{}", kind.kind, kind.group) }
+    if kind.group.is_empty() { kind.kind.clone() } else { format!("{}.{}", kind.kind, kind.group) }
 }
 
 fn causes(errors: &[FieldError]) -> Vec<Value> {

@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
+use gantry_api::registry::{KindInfo, KindRef};
 
 use super::error::ApiError;
 use super::negotiate::Form;
@@ -53,8 +54,9 @@ struct Kept {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 struct Id {
     entry: usize,
-    /// Of the objects shown: a view's are made of the same entries.
-    plural: &'static str,
+    /// How the entry is shown, by the address of its kind, which is nobody else's while its slot holds it: a view's objects are made of
+    /// the same entries.
+    kind: usize,
     type_: FrameType,
     form: Form,
     include: IncludeObject,
@@ -62,6 +64,7 @@ struct Id {
 
 struct Slot {
     entry: Arc<Entry>,
+    _kind: KindRef,
     frame: OnceLock<Result<Bytes, ApiError>>,
 }
 
@@ -74,9 +77,15 @@ impl Frames {
         if entry.bytes.len() > BYTES / 16 {
             return self.encode(type_, entry, view);
         }
-        let id = Id { entry: Arc::as_ptr(entry).addr(), plural: view.kind.plural, type_, form: view.form, include: view.include };
+        let id = Id {
+            entry: Arc::as_ptr(entry).addr(),
+            kind: std::ptr::from_ref::<KindInfo>(&view.kind).addr(),
+            type_,
+            form: view.form,
+            include: view.include,
+        };
         // Encoded outside the lock: others may ask for other frames meanwhile.
-        let slot = self.kept.lock().unwrap_or_else(PoisonError::into_inner).slot(id, entry);
+        let slot = self.kept.lock().unwrap_or_else(PoisonError::into_inner).slot(id, entry, &view.kind);
         slot.frame.get_or_init(|| self.encode(type_, entry, view)).clone()
     }
 
@@ -97,7 +106,7 @@ impl Frames {
 }
 
 impl Kept {
-    fn slot(&mut self, id: Id, entry: &Arc<Entry>) -> Arc<Slot> {
+    fn slot(&mut self, id: Id, entry: &Arc<Entry>, kind: &KindRef) -> Arc<Slot> {
         if let Some(slot) = self.slots.get(&id) {
             return slot.clone();
         }
@@ -106,7 +115,7 @@ impl Kept {
             let Some(oldest) = self.order.pop_front().and_then(|id| self.slots.remove(&id)) else { break };
             self.bytes -= oldest.entry.bytes.len();
         }
-        let slot = Arc::new(Slot { entry: entry.clone(), frame: OnceLock::new() });
+        let slot = Arc::new(Slot { entry: entry.clone(), _kind: kind.clone(), frame: OnceLock::new() });
         self.slots.insert(id, slot.clone());
         self.order.push_back(id);
         slot

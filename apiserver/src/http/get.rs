@@ -15,8 +15,8 @@ pub(super) async fn get(target: &Target, name: &str) -> Result<Response<Body>, A
         let revision = Revision::parse(text).ok_or_else(|| ApiError::bad_request(format!("invalid resource version {text:?}")))?;
         watch::reach(target, revision).await?;
     }
-    let key = key(target.kind, target.namespace(), name);
-    let entry = target.server.cache.get(&key).filter(|entry| target.shows(entry)).ok_or_else(|| ApiError::not_found(target.kind, name))?;
+    let key = key(&target.kind, target.namespace(), name);
+    let entry = target.server.cache.get(&key).filter(|entry| target.shows(entry)).ok_or_else(|| ApiError::not_found(&target.kind, name))?;
     let body = target.view(true)?.encode(&entry.bytes)?;
     Ok(render::json(StatusCode::OK, body))
 }

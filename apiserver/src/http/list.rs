@@ -46,7 +46,7 @@ pub(super) async fn list(target: &Target) -> Result<Response<Body>, ApiError> {
 
 async fn read(target: &Target, selection: &Selection) -> Result<ListPage, ApiError> {
     let cache = &target.server.cache;
-    let resource = resource(target.kind);
+    let resource = resource(&target.kind);
     let limit = usize::try_from(target.params.integer("limit")?.unwrap_or_default()).unwrap_or_default();
     let token = target.params.get("continue");
     let at = at(target, limit, token.is_some())?;
@@ -126,26 +126,31 @@ pub(super) fn items(view: View, metadata: &Value, objects: Vec<Bytes>) -> Body {
         format!("{{\"kind\":{},\"apiVersion\":{},\"metadata\":{metadata},\"items\":[", json!(kind), json!(api_version))
     };
     let head = match view.form {
-        Form::Full => list(&view.kind.list_kind(), &view.kind.api_version()),
+        Form::Full => list(&view.kind.list_kind, &view.kind.api_version()),
         Form::Partial(version) => list("PartialObjectMetadataList", &format!("meta.k8s.io/{version}")),
         Form::Table(_) => view.table_head(&metadata.to_string()),
     };
     let start = (Some(head.into_bytes()), objects.into_iter(), true);
-    Body::from_stream(stream::try_unfold(start, move |(buffer, mut objects, mut first)| async move {
-        let Some(mut buffer) = buffer else { return Ok(None) };
-        while buffer.len() < CHUNK_BYTES {
-            let Some(object) = objects.next() else {
-                buffer.extend_from_slice(LIST_TAIL);
-                return Ok(Some((Bytes::from(buffer), (None, objects, first))));
-            };
-            if !std::mem::take(&mut first) {
-                buffer.push(b',');
-            }
-            match view.form {
-                Form::Table(_) => view.row(&mut buffer, &object)?,
-                Form::Full | Form::Partial(_) => buffer.extend_from_slice(&view.encode(&object)?),
-            }
+    Body::from_stream(stream::try_unfold(start, move |state| std::future::ready(chunk(&view, state))))
+}
+
+/// What is put together so far (`None`: all is sent), what is left, and whether nothing stands before the next item.
+type Chunk = (Option<Vec<u8>>, std::vec::IntoIter<Bytes>, bool);
+
+fn chunk(view: &View, (buffer, mut objects, mut first): Chunk) -> Result<Option<(Bytes, Chunk)>, ApiError> {
+    let Some(mut buffer) = buffer else { return Ok(None) };
+    while buffer.len() < CHUNK_BYTES {
+        let Some(object) = objects.next() else {
+            buffer.extend_from_slice(LIST_TAIL);
+            return Ok(Some((Bytes::from(buffer), (None, objects, first))));
+        };
+        if !std::mem::take(&mut first) {
+            buffer.push(b',');
         }
-        Ok::<_, ApiError>(Some((Bytes::from(buffer), (Some(Vec::new()), objects, first))))
-    }))
+        match view.form {
+            Form::Table(_) => view.row(&mut buffer, &object)?,
+            Form::Full | Form::Partial(_) => buffer.extend_from_slice(&view.encode(&object)?),
+        }
+    }
+    Ok(Some((Bytes::from(buffer), (Some(Vec::new()), objects, first))))
 }

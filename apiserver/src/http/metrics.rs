@@ -22,6 +22,7 @@ use prometheus_client::registry::Registry;
 use super::AppState;
 use super::error::ApiError;
 use super::route::ResourcePath;
+use crate::definitions::Kinds;
 use crate::store::Health;
 use crate::store::redb::Histogram as StoreHistogram;
 
@@ -49,7 +50,7 @@ struct Answered {
 
 impl RequestLabels {
     /// A request about objects.
-    pub(crate) fn of(verb: &str, path: &ResourcePath) -> Self {
+    pub(crate) fn of(verb: &str, path: &ResourcePath, kinds: &Kinds) -> Self {
         let subresource = path.subresource.as_deref().unwrap_or_default();
         let connects = matches!(subresource, "exec" | "attach" | "portforward");
         let verb = match verb {
@@ -64,9 +65,13 @@ impl RequestLabels {
             "deletecollection" => "DELETECOLLECTION",
             _ => "",
         };
-        let Some(kind) = find_resource(&path.group, &path.version, &path.plural) else { return Self { verb, ..Self::default() } };
+        let Some(kind) = find_resource(&path.group, &path.version, &path.plural) else {
+            // Custom kinds come and go: all together are one resource here.
+            let is_custom = kinds.find_resource(&path.group, &path.version, &path.plural).is_some();
+            return Self { verb, resource: if is_custom { "customresources" } else { "" }, ..Self::default() };
+        };
         let known = kind.subresources.iter().map(|s| s.name).chain(["status", "finalize"]).find(|name| *name == subresource);
-        Self { verb, group: kind.group, version: kind.version, resource: kind.plural, subresource: known.unwrap_or_default() }
+        Self { verb, group: &kind.group, version: &kind.version, resource: &kind.plural, subresource: known.unwrap_or_default() }
     }
 }
 

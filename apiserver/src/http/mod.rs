@@ -10,7 +10,7 @@ mod binding;
 mod body;
 mod content;
 mod create;
-mod delete;
+pub(crate) mod delete;
 mod delete_collection;
 pub(crate) mod dispatch;
 pub mod error;
@@ -28,9 +28,10 @@ mod protobuf;
 pub(crate) mod render;
 mod reviews;
 mod route;
+mod scale;
 mod update;
 mod watch;
-mod write;
+pub(crate) mod write;
 
 use std::sync::{Arc, OnceLock};
 
@@ -41,6 +42,7 @@ use uuid::Uuid;
 
 use crate::auth::Authorizer;
 use crate::cache::Cache;
+use crate::definitions::Kinds;
 use crate::stream::NodeProxy;
 pub use body::MAX_BODY_BYTES;
 pub use flow::{FlowLimits, GateLimits};
@@ -73,6 +75,8 @@ pub struct ApiServer {
     pub store_stats: Option<StoreStats>,
     /// Held while an Image is checked and committed, so that two claims of one reference cannot pass each other.
     pub(crate) image_claims: tokio::sync::Mutex<()>,
+    /// The kinds that are served.
+    pub(crate) kinds: Kinds,
     pub(crate) frames: frames::Frames,
     pub(crate) flow: flow::FlowControl,
     pub(crate) metrics: metrics::RequestMetrics,
@@ -85,6 +89,7 @@ impl ApiServer {
     /// A server over `cache` with the machine's clock and randomness, without content and nodes.
     pub fn new(cache: Arc<Cache>, authorizer: Arc<dyn Authorizer>) -> Self {
         Self {
+            kinds: Kinds::load(&cache, Timestamp::now()),
             cache,
             authorizer,
             clock: Arc::new(Timestamp::now),

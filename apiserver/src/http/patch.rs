@@ -25,17 +25,17 @@ const APPLY: &str = "application/apply-patch+yaml";
 pub(super) async fn patch(target: &Target, name: &str, part: Part, body: Body) -> Result<Response<Body>, ApiError> {
     let mut options = WriteOptions::parse("PatchOptions", &target.params, &target.headers)?;
     let media = body::media_type(&target.headers).unwrap_or_default();
-    let kind = target.kind;
+    let kind = &*target.kind;
     let change: fn(&Value, &Value, &Value) -> Result<Value, PatchError> = match media.as_str() {
         JSON => |old, patch, _| json_patch(old, patch),
         MERGE => |old, patch, _| merge_patch(old, patch),
-        STRATEGIC if !kind.ours => strategic_merge,
+        STRATEGIC if kind.merges_strategically() => strategic_merge,
         APPLY => {
             options.applied = true;
             let bytes = body::read(body).await?;
             return applied(target, name, part, &options, body::yaml(&bytes)?).await?.respond(target);
         }
-        other if kind.ours => return Err(ApiError::unsupported_media_type(other, &[JSON, MERGE, APPLY].join(", "))),
+        other if !kind.merges_strategically() => return Err(ApiError::unsupported_media_type(other, &[JSON, MERGE, APPLY].join(", "))),
         other => return Err(ApiError::unsupported_media_type(other, &[JSON, MERGE, STRATEGIC, APPLY].join(", "))),
     };
     if options.force_given {
@@ -49,7 +49,7 @@ pub(super) async fn patch(target: &Target, name: &str, part: Part, body: Body) -
     let bytes = body::read(body).await?;
     let patch = body::json(&bytes)?;
     let written = modify(target, name, part, &options, |old| {
-        let mut value = change(old, &patch.value, (kind.schema)()).map_err(|error| failure(kind, name, error))?;
+        let mut value = change(old, &patch.value, kind.schema()).map_err(|error| failure(kind, name, error))?;
         decoding::identify(kind, &mut value, target.namespace(), Some(name))?;
         Ok(Decoded { value, duplicates: patch.duplicates.clone() })
     });
@@ -58,7 +58,7 @@ pub(super) async fn patch(target: &Target, name: &str, part: Part, body: Body) -
 
 /// Server-side apply: what the manager wishes becomes exactly what it owns. Creates the object when there is none.
 async fn applied(target: &Target, name: &str, part: Part, options: &WriteOptions, config: Decoded) -> Result<Written, ApiError> {
-    let (kind, namespace) = (target.kind, target.namespace());
+    let (kind, namespace) = (&*target.kind, target.namespace());
     let (config, warnings) = check_config(kind, namespace, name, options, config)?;
     let warned = |mut written: Written| {
         written.warnings.extend(warnings.clone());
@@ -114,7 +114,7 @@ fn apply_to(target: &Target, old: Option<&Value>, config: &Decoded, part: Part, 
     let api_version = target.kind.api_version();
     let writer = options.writer(&api_version, part, target.server.now());
     let name = meta_text(&config.value, "name");
-    let value = apply(old, &config.value, (target.kind.schema)(), &writer).map_err(|error| failure(target.kind, name, error))?;
+    let value = apply(old, &config.value, target.kind.schema(), &writer).map_err(|error| failure(&target.kind, name, error))?;
     Ok(Decoded { value, duplicates: config.duplicates.clone() })
 }
 

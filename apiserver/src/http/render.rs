@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use axum::body::Body;
 use axum::http::{HeaderValue, Response, StatusCode, header};
 use bytes::Bytes;
-use gantry_api::registry::{KindInfo, humanize_age};
+use gantry_api::registry::{KindRef, humanize_age};
 use jiff::Timestamp;
 use serde_json::value::RawValue;
 use serde_json::{Map, Value, json};
@@ -44,9 +44,9 @@ impl IncludeObject {
 }
 
 /// How to show the objects of one answer.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 pub(crate) struct View {
-    pub(crate) kind: &'static KindInfo,
+    pub(crate) kind: KindRef,
     pub(crate) form: Form,
     pub(crate) include: IncludeObject,
     /// Whether tables name their columns: in a watch only the first one does.
@@ -84,6 +84,11 @@ impl View {
     fn shown(&self, stored: &Bytes) -> Result<Bytes, ApiError> {
         Ok(match self.kind.view {
             Some(view) => (view.render)(&parse(stored)?).to_string().into(),
+            None if self.kind.is_converted() => {
+                let mut object = parse(stored)?;
+                object["apiVersion"] = self.kind.api_version().into();
+                object.to_string().into()
+            }
             None => stored.clone(),
         })
     }
@@ -92,7 +97,7 @@ impl View {
     pub(crate) fn bookmark(&self, metadata: &Value) -> String {
         let object = |kind: &str, api_version: String| json!({"kind": kind, "apiVersion": api_version, "metadata": metadata}).to_string();
         match self.form {
-            Form::Full => object(self.kind.kind, self.kind.api_version()),
+            Form::Full => object(&self.kind.kind, self.kind.api_version()),
             Form::Partial(version) => object("PartialObjectMetadata", format!("meta.k8s.io/{version}")),
             Form::Table(_) => self.table_head(&metadata.to_string()) + "]}",
         }
@@ -114,8 +119,10 @@ impl View {
     fn column_definitions(&self) -> Vec<Value> {
         let column = |name: &str, type_: &str, format: &str, description: &str, priority: i32| json!({"name": name, "type": type_, "format": format, "description": description, "priority": priority});
         let mut columns = vec![column("Name", "string", "name", "Name of the object, unique in its namespace and kind.", 0)];
-        columns.extend(self.kind.columns.iter().map(|c| column(c.name, c.type_, "", c.description, c.priority)));
-        columns.push(column("Age", "date", "", "Time since the object was created.", 0));
+        columns.extend(self.kind.columns.iter().map(|c| column(&c.name, &c.type_, "", &c.description, c.priority)));
+        if self.kind.has_age {
+            columns.push(column("Age", "date", "", "Time since the object was created.", 0));
+        }
         columns
     }
 
@@ -136,8 +143,10 @@ impl View {
         object.insert("metadata".to_owned(), Value::Object(metadata.decoded("managedFields")?));
         let object = Value::Object(object);
         let mut cells = vec![object["metadata"]["name"].clone()];
-        cells.extend(self.kind.columns.iter().map(|c| (c.cell)(&object, self.now)));
-        cells.push(age(&object, self.now));
+        cells.extend(self.kind.columns.iter().map(|c| c.cell(&object, self.now)));
+        if self.kind.has_age {
+            cells.push(age(&object, self.now));
+        }
         json.extend_from_slice(b"{\"cells\":");
         serde_json::to_writer(&mut *json, &cells).map_err(|error| undecodable(&error))?;
         match self.include {

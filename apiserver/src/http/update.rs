@@ -17,15 +17,15 @@ pub(super) async fn update(target: &Target, name: &str, part: Part, body: Body) 
     let options = WriteOptions::parse("UpdateOptions", &target.params, &target.headers)?;
     let bytes = body::read(body).await?;
     let mut decoded = body::decode(&target.headers, &bytes)?;
-    decoding::identify(target.kind, &mut decoded.value, target.namespace(), Some(name))?;
-    if target.kind.ours && meta_text(&decoded.value, "resourceVersion").is_empty() {
+    decoding::identify(&target.kind, &mut decoded.value, target.namespace(), Some(name))?;
+    if target.kind.has_generation() && meta_text(&decoded.value, "resourceVersion").is_empty() {
         let error = FieldError {
             path: "metadata.resourceVersion".into(),
             reason: FieldErrorReason::Invalid,
             value: Some("0x0".into()),
             message: "must be specified for an update".into(),
         };
-        return Err(ApiError::invalid(target.kind, name, &[error]));
+        return Err(ApiError::invalid(&target.kind, name, &[error]));
     }
     modify(target, name, part, &options, |_| Ok(decoded.clone())).await?.respond(target)
 }

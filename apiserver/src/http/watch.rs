@@ -66,7 +66,7 @@ pub(super) async fn watch(target: &Target) -> Result<Response<Body>, ApiError> {
         let random = u64::try_from((target.server.random)() % u128::from(DEFAULT_TIMEOUT_SECONDS)).unwrap_or_default();
         DEFAULT_TIMEOUT_SECONDS + random
     });
-    let resource = resource(target.kind);
+    let resource = resource(&target.kind);
     if let WatchStart::After(revision) = start {
         reach(target, revision).await?;
     }
@@ -216,7 +216,7 @@ impl Frames {
         // The first one of a table says what the columns are. What a watch begins with is its own; what happens is everybody's.
         let names_columns = std::mem::take(&mut self.view.columns) && matches!(self.view.form, Form::Table(_));
         let frame = if names_columns || !is_live {
-            frames.encode(type_, &entry, &View { columns: names_columns, ..self.view })
+            frames.encode(type_, &entry, &View { columns: names_columns, ..self.view.clone() })
         } else {
             frames.shared(type_, &entry, &self.view)
         };

@@ -1,5 +1,7 @@
 //! What all changing verbs share: read, change, check, commit; again when somebody else was faster.
 
+use std::borrow::Cow;
+
 use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use bytes::Bytes;
@@ -13,7 +15,7 @@ use super::options::WriteOptions;
 use super::render;
 use crate::admission::check_write;
 use crate::store::{CommitError, Expect, Op, Revision, Unversioned};
-use crate::strategy::object::{decode, index, key, meta_text};
+use crate::strategy::object::{decode_as, index, key, meta_text, set_field};
 use crate::strategy::{self, Change, Part, Prepared, claims};
 
 /// How often a write is tried against others that win the race.
@@ -44,7 +46,11 @@ pub(crate) fn encode(object: &Value) -> Result<Unversioned, ApiError> {
 
 /// The operation that brings about a prepared change; `None` when there is nothing to change.
 pub(crate) fn operation(kind: &KindInfo, prepared: &Prepared, expect: Expect) -> Result<Option<Op>, ApiError> {
-    let object = &prepared.object;
+    let mut stored = Cow::Borrowed(&prepared.object);
+    if kind.is_converted() {
+        set_field(stored.to_mut(), "apiVersion", Some(kind.storage_version().into()));
+    }
+    let object = &*stored;
     let key = key(kind, meta_text(object, "namespace"), meta_text(object, "name"));
     let index = index(kind, object);
     Ok(match (prepared.change, expect) {
@@ -67,13 +73,13 @@ pub(crate) async fn modify(
     options: &WriteOptions,
     mut change: impl FnMut(&Value) -> Result<Decoded, ApiError>,
 ) -> Result<Written, ApiError> {
-    let (server, kind) = (&target.server, target.kind);
+    let (server, kind) = (&target.server, &*target.kind);
     let _claims = if claims::claims_anything(kind) { Some(server.image_claims.lock().await) } else { None };
     let key = key(kind, target.namespace(), name);
     let api_version = kind.api_version();
     for _ in 0..MAX_ATTEMPTS {
         let entry = server.cache.get(&key).ok_or_else(|| ApiError::not_found(kind, name))?;
-        let old = decode(&entry).map_err(|_| ApiError::internal("a stored object cannot be decoded"))?;
+        let old = decode_as(kind, &entry).map_err(|_| ApiError::internal("a stored object cannot be decoded"))?;
         let Decoded { value: new, duplicates } = change(&old)?;
         check_revision(kind, name, &new, entry.revision)?;
         let writer = options.writer(&api_version, part, server.now());

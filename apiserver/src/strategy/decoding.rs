@@ -1,7 +1,6 @@
 //! From what a client sent to a whole, well-typed object with defaults: identity, strictness, normalization, validation.
 
 use gantry_api::registry::KindInfo;
-use gantry_api::schema;
 use gantry_api::validate::{FieldError, FieldErrorReason};
 use serde_json::Value;
 
@@ -34,7 +33,7 @@ pub(crate) fn identify(kind: &KindInfo, object: &mut Value, namespace: &str, nam
     if !object.is_object() {
         return Err(ApiError::bad_request(format!("the body is not a {} object", kind.kind)));
     }
-    for (field, expected) in [("apiVersion", kind.api_version()), ("kind", kind.kind.to_owned())] {
+    for (field, expected) in [("apiVersion", kind.api_version()), ("kind", kind.kind.clone())] {
         match object.get(field) {
             None | Some(Value::Null) => set_field(object, field, Some(expected.into())),
             Some(Value::String(text)) if text.is_empty() => set_field(object, field, Some(expected.into())),
@@ -79,8 +78,7 @@ pub(crate) fn identify(kind: &KindInfo, object: &mut Value, namespace: &str, nam
 /// # Errors
 /// 400 for unknown and duplicate fields under [`Strictness::Strict`], 422 for wrong types; each with every path.
 pub(crate) fn strict(kind: &KindInfo, object: &mut Value, duplicates: &[String], strictness: Strictness) -> Result<Vec<String>, ApiError> {
-    let schema = (kind.schema)();
-    let errors = schema::check(schema, object);
+    let errors = kind.rules.check(object);
     let (unknown, wrong): (Vec<FieldError>, Vec<FieldError>) = errors.into_iter().partition(|e| e.reason == FieldErrorReason::Unknown);
     let problems: Vec<String> = (unknown.iter().map(|e| format!("unknown field {:?}", e.path)))
         .chain(duplicates.iter().map(|path| format!("duplicate field {path:?}")))
@@ -94,7 +92,7 @@ pub(crate) fn strict(kind: &KindInfo, object: &mut Value, duplicates: &[String],
         return Err(ApiError::invalid(kind, meta_text(object, "name"), &wrong));
     }
     if !unknown.is_empty() {
-        schema::prune(schema, object);
+        kind.rules.prune(object);
     }
     Ok(if strictness == Strictness::Warn { problems } else { Vec::new() })
 }
@@ -104,8 +102,7 @@ pub(crate) fn strict(kind: &KindInfo, object: &mut Value, duplicates: &[String],
 /// # Errors
 /// 400 under [`Strictness::Strict`], with every path.
 pub(crate) fn known(kind: &KindInfo, part: &mut Value, strictness: Strictness) -> Result<Vec<String>, ApiError> {
-    let schema = (kind.schema)();
-    let errors: Vec<FieldError> = schema::check(schema, part).into_iter().filter(|e| e.reason != FieldErrorReason::Required).collect();
+    let errors: Vec<FieldError> = kind.rules.check(part).into_iter().filter(|e| e.reason != FieldErrorReason::Required).collect();
     let unknown = |e: &&FieldError| e.reason == FieldErrorReason::Unknown;
     let problems: Vec<String> = errors.iter().filter(unknown).map(|e| format!("unknown field {:?}", e.path)).collect();
     if problems.is_empty() {
@@ -116,7 +113,7 @@ pub(crate) fn known(kind: &KindInfo, part: &mut Value, strictness: Strictness) -
         let texts: Vec<String> = problems.into_iter().chain(wrong).collect();
         return Err(ApiError::strict_decoding(kind, &texts, &errors));
     }
-    schema::prune(schema, part);
+    kind.rules.prune(part);
     Ok(if strictness == Strictness::Warn { problems } else { Vec::new() })
 }
 
@@ -126,10 +123,10 @@ pub(crate) fn known(kind: &KindInfo, part: &mut Value, strictness: Strictness) -
 /// 422 when it does not decode into the kind's type.
 pub(crate) fn normalize(kind: &KindInfo, object: Value) -> Result<Value, ApiError> {
     let name = meta_text(&object, "name").to_owned();
-    let mut object = (kind.normalize)(object).map_err(|errors| ApiError::invalid(kind, &name, &errors))?;
+    let mut object = kind.rules.normalize(object).map_err(|errors| ApiError::invalid(kind, &name, &errors))?;
     // Typed encoding leaves these out for some kinds; stored objects always say what they are.
     set_field(&mut object, "apiVersion", Some(kind.api_version().into()));
-    set_field(&mut object, "kind", Some(kind.kind.into()));
+    set_field(&mut object, "kind", Some(kind.kind.as_str().into()));
     Ok(object)
 }
 
@@ -139,7 +136,7 @@ pub(crate) fn normalize(kind: &KindInfo, object: Value) -> Result<Value, ApiErro
 /// 422 with every error at once.
 pub(crate) fn validate(kind: &KindInfo, new: &Value, old: Option<&Value>) -> Result<(), ApiError> {
     let mut errors = super::metadata::validate(kind, new);
-    for error in (kind.validate)(new, old) {
+    for error in kind.rules.validate(new, old) {
         if !errors.iter().any(|e| e.path == error.path && e.reason == error.reason) {
             errors.push(error);
         }

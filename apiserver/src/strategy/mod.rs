@@ -82,7 +82,7 @@ pub(crate) fn prepare_create(
         }
         meta.insert("uid".into(), uid.to_string().into());
         meta.insert("creationTimestamp".into(), time_text(writer.time).into());
-        if kind.ours {
+        if kind.has_generation() {
             meta.insert("generation".into(), 1.into());
         }
     }
@@ -93,7 +93,7 @@ pub(crate) fn prepare_create(
     let mut object = decoding::normalize(kind, object)?;
     decoding::validate(kind, &object, None)?;
     if !applied && is_tracked(kind) {
-        track_update(None, &mut object, (kind.schema)(), writer);
+        track_update(None, &mut object, kind.schema(), writer);
     }
     Ok(Prepared { object, change: Change::Put, warnings })
 }
@@ -127,12 +127,12 @@ pub(crate) fn prepare_update(
     object = decoding::normalize(kind, object)?;
     decoding::validate(kind, &object, Some(old))?;
     check_terminating(kind, old, &object)?;
-    if part == Part::Main && kind.ours && content_differs(kind, old, &object) {
+    if part == Part::Main && kind.has_generation() && content_differs(kind, old, &object) {
         let generation = old["metadata"]["generation"].as_i64().unwrap_or_default() + 1;
         set_meta(&mut object, "generation", Some(generation.into()));
     }
     if let Some(writer) = writer.filter(|_| is_tracked(kind) && !same(old, &object)) {
-        track_update(Some(old), &mut object, (kind.schema)(), writer);
+        track_update(Some(old), &mut object, kind.schema(), writer);
     }
     if is_terminating(&object) && !is_held(kind, &object) {
         return Ok(Prepared { object, change: Change::Delete, warnings });
@@ -145,7 +145,7 @@ pub(crate) fn prepare_update(
 
 /// Whether field ownership is recorded. Nobody applies these, and they are written often.
 fn is_tracked(kind: &KindInfo) -> bool {
-    !matches!(kind.kind, "Event" | "Lease")
+    !matches!(kind.built_in(), "Event" | "Lease")
 }
 
 /// Metadata that nobody writes stays as stored, and so does the status.

@@ -91,6 +91,18 @@ pub(crate) fn key(kind: &KindInfo, namespace: &str, name: &str) -> Key {
     Key::new(resource(kind), if kind.namespaced { namespace } else { "" }, name)
 }
 
+/// An object of a kind as stored, decoded and in the kind's version.
+///
+/// # Errors
+/// When the bytes are not what was written.
+pub(crate) fn decode_as(kind: &KindInfo, record: &Record) -> Result<Value, serde_json::Error> {
+    let mut object = decode(record)?;
+    if kind.is_converted() {
+        set_field(&mut object, "apiVersion", Some(kind.api_version().into()));
+    }
+    Ok(object)
+}
+
 /// An object as stored, decoded.
 ///
 /// # Errors
@@ -108,7 +120,7 @@ pub fn indexer() -> Indexer {
 fn rules_version() -> u64 {
     let mut hash = 0xcbf2_9ce4_8422_2325 ^ RULES;
     for kind in kinds() {
-        for part in [kind.group, "/", kind.plural, "\n"].into_iter().chain(kind.selectable.iter().flat_map(|path| [*path, "\n"])) {
+        for part in [&*kind.group, "/", &*kind.plural, "\n"].into_iter().chain(kind.selectable.iter().flat_map(|path| [&**path, "\n"])) {
             hash = part.bytes().fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3));
         }
     }
@@ -116,7 +128,8 @@ fn rules_version() -> u64 {
 }
 
 fn index_stored(key: &Key, bytes: &[u8]) -> Option<Index> {
-    let kind = kinds().iter().find(|kind| key.resource.strip_prefix(kind.group).and_then(|r| r.strip_prefix('/')) == Some(kind.plural))?;
+    let kind =
+        kinds().iter().find(|kind| key.resource.strip_prefix(&*kind.group).and_then(|r| r.strip_prefix('/')) == Some(&*kind.plural))?;
     Some(index(kind, &serde_json::from_slice(bytes).ok()?))
 }
 
@@ -131,19 +144,19 @@ pub(crate) fn index(kind: &KindInfo, object: &Value) -> Index {
         .filter_map(|(name, value)| Some((name.clone(), value.as_str()?.to_owned())))
         .collect();
     let owners = meta.and_then(|m| m.get("ownerReferences")).and_then(Value::as_array).into_iter().flatten();
-    let field = |path: &&'static str| {
+    let field = |path: &Cow<'static, str>| {
         let value = path.split('.').try_fold(object, |value, part| value.get(part))?;
         let text = match value {
             Value::String(text) => text.clone(),
             Value::Bool(_) | Value::Number(_) => value.to_string(),
             _ => return None,
         };
-        Some((Cow::Borrowed(*path), text))
+        Some((path.clone(), text))
     };
     let of_views = kind.views().flat_map(|view| (view.index)(object)).map(|(path, value)| (Cow::Borrowed(path), value));
     Index {
         labels,
-        fields: kind.selectable.iter().filter_map(field).chain(of_views).collect(),
+        fields: kind.indexed().iter().filter_map(field).chain(of_views).collect(),
         uid: meta_text(object, "uid").to_owned(),
         owners: owners.filter_map(|o| o.get("uid")?.as_str()).map(str::to_owned).collect(),
     }

@@ -25,18 +25,18 @@ pub trait NodeProxy: Send + Sync {
 /// # Errors
 /// 404 when there is no such container, 409 when it is not bound to a node, 503 when its node cannot be asked.
 pub(crate) async fn to_node(target: &Target, name: &str, stream: &str, parts: Parts, body: Body) -> Result<Response<Body>, ApiError> {
-    let key = key(target.kind, target.namespace(), name);
-    let entry = target.server.cache.get(&key).ok_or_else(|| ApiError::not_found(target.kind, name))?;
+    let key = key(&target.kind, target.namespace(), name);
+    let entry = target.server.cache.get(&key).ok_or_else(|| ApiError::not_found(&target.kind, name))?;
     let object = decode(&entry).map_err(|_| ApiError::internal("a stored object cannot be decoded"))?;
     let node = object["status"]["nodeName"].as_str().unwrap_or_default();
     if node.is_empty() {
         let why = because(&object, "Scheduled");
-        return Err(ApiError::conflict(target.kind, name, &format!("the container is not bound to a node yet{why}")));
+        return Err(ApiError::conflict(&target.kind, name, &format!("the container is not bound to a node yet{why}")));
     }
     let phase = object["status"]["phase"].as_str().unwrap_or_default();
     if stream == "exec" && phase != "Running" {
         let phase = if phase.is_empty() { "Pending" } else { phase };
-        return Err(ApiError::conflict(target.kind, name, &format!("the container is {phase}, not Running{}", because(&object, "Ready"))));
+        return Err(ApiError::conflict(&target.kind, name, &format!("the container is {phase}, not Running{}", because(&object, "Ready"))));
     }
     let proxy = target.server.node_proxy.get().map(Arc::clone);
     let proxy = proxy.ok_or_else(|| ApiError::unavailable(format!("node {node:?}, which runs the container, is not connected")))?;

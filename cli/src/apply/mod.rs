@@ -120,8 +120,8 @@ fn errors_of(manifest: &Manifest) -> Vec<String> {
         let text = |field: &str| manifest.object[field].as_str().unwrap_or_default().to_owned();
         return vec![format!("{shown}: there is no kind {} in {}", text("kind"), text("apiVersion"))];
     };
-    let errors = match (kind.normalize)(manifest.object.clone()) {
-        Ok(object) => (kind.validate)(&object, None),
+    let errors = match kind.rules.normalize(manifest.object.clone()) {
+        Ok(object) => kind.rules.validate(&object, None),
         Err(errors) => errors,
     };
     errors.iter().map(|error| format!("{shown}: {}: {}", error.path, error.message)).collect()

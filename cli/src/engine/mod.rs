@@ -74,6 +74,7 @@ pub(crate) async fn run(config: EngineConfig) -> anyhow::Result<()> {
         tokio::spawn(gantry_controllers::run(client, settings, stop.clone()))
     };
     let agent = tokio::spawn(agent.run(stop.clone()));
+    let definitions = tokio::spawn(gantry_apiserver::definitions::keep(state.clone(), stop.clone()));
     let store_health = {
         let client = in_process(&router, Identity::apiserver(), "gantry-apiserver");
         tokio::spawn(store_health::tell(client, config.node_name.clone(), cache.store().health(), stop.clone()))
@@ -89,7 +90,7 @@ pub(crate) async fn run(config: EngineConfig) -> anyhow::Result<()> {
     signalled.await.context("wait for a signal")?;
     notify::tell("STOPPING=1");
     let parts = async {
-        for part in [served, controllers, agent, store_health].into_iter().chain(manifests) {
+        for part in [served, controllers, agent, definitions, store_health].into_iter().chain(manifests) {
             if let Err(error) = part.await {
                 tracing::error!(%error, "a part of the engine ended badly");
             }

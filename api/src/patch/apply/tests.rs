@@ -3,7 +3,7 @@ use serde_json::json;
 use super::*;
 
 fn schema() -> &'static Value {
-    (crate::registry::find_word("container").unwrap().schema)()
+    crate::registry::find_word("container").unwrap().schema()
 }
 
 fn by(manager: &str) -> Writer<'_> {

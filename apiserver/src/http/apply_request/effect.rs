@@ -29,7 +29,7 @@ pub(super) fn effect(step: &Step) -> (&'static str, String) {
 /// What goes with an object.
 fn removal(step: &Step, name: &str) -> (&'static str, String) {
     let kept = step.old.as_ref().is_none_or(|old| old["spec"]["reclaimPolicy"] != "Delete");
-    let text = match (step.kind.ours, step.kind.kind) {
+    let text = match (step.kind.ours, step.kind.built_in()) {
         (true, "Container") => format!("stops and removes {name}; discards its writable layer"),
         (true, "Volume") if kept => format!("removes {name}; its data is kept aside"),
         (true, "Volume") => format!("removes {name} and its data"),

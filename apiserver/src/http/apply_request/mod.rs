@@ -22,6 +22,7 @@ use super::params::Params;
 use super::render;
 use super::write::MAX_ATTEMPTS;
 use crate::auth::Identity;
+use crate::definitions::settle;
 use crate::store::CommitError;
 use crate::strategy::object::meta_text;
 use plan::Planned;
@@ -153,7 +154,12 @@ pub(super) async fn apply(
             return Ok(asked.answer(&planned));
         }
         match server.cache.commit(std::mem::take(&mut planned.ops)).await {
-            Ok(_) => return Ok(asked.answer(&planned)),
+            Ok(_) => {
+                if planned.defines {
+                    settle(server).await;
+                }
+                return Ok(asked.answer(&planned));
+            }
             // Something changed since it was looked at: look at everything again.
             Err(CommitError::Conflict { .. }) => {}
             Err(error) => return Err(ApiError::from_commit(&error)),

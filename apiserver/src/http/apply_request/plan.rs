@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use axum::http::StatusCode;
 use gantry_api::patch::apply as apply_patch;
 use gantry_api::references::references;
-use gantry_api::registry::{KindInfo, find_kind, kinds};
+use gantry_api::registry::{KindInfo, KindRef, kinds};
 use serde_json::Value;
 
 use super::super::AppState;
@@ -21,19 +21,22 @@ use super::set::Set;
 use super::{Asked, DEFAULT_NAMESPACE};
 use crate::admission::{check_namespace, check_write};
 use crate::auth::{Attributes, Identity};
+use crate::definitions::{check_definition, room};
 use crate::store::{Expect, Key, Op};
-use crate::strategy::object::{decode, key, meta_text};
+use crate::strategy::object::{decode_as, key, meta_text};
 use crate::strategy::{self, Part, Prepared, claims};
 
 /// What comes of a request.
 pub(super) struct Planned {
     pub(super) results: Vec<Value>,
     pub(super) ops: Vec<Op>,
+    /// Whether CustomResourceDefinitions are among the objects.
+    pub(super) defines: bool,
 }
 
 /// One object of the file.
 struct Item {
-    kind: &'static KindInfo,
+    kind: KindRef,
     namespace: String,
     name: String,
     config: Decoded,
@@ -42,7 +45,7 @@ struct Item {
 
 /// What becomes of one object.
 pub(super) struct Step {
-    pub(super) kind: &'static KindInfo,
+    pub(super) kind: KindRef,
     pub(super) key: Key,
     pub(super) old: Option<Value>,
     pub(super) prepared: Prepared,
@@ -50,7 +53,7 @@ pub(super) struct Step {
     /// It leaves, for it has left the set.
     pub(super) pruned: bool,
     op: Option<Op>,
-    check: Option<Op>,
+    checks: Vec<Op>,
 }
 
 /// Who asks, and how everything of the request is written.
@@ -72,8 +75,8 @@ pub(super) fn plan(server: &AppState, identity: &Identity, asked: &Asked) -> Res
     let context = Context { server, identity, options: &asked.options, declared: &declared };
     let mut file = File::default();
     for (object, duplicates) in asked.objects.iter().zip(&asked.duplicates) {
-        let planned = identity_of(object).and_then(|(kind, namespace, name)| {
-            let key = key(kind, namespace, name);
+        let planned = identity_of(server, object).and_then(|(kind, namespace, name)| {
+            let key = key(&kind, namespace, name);
             if !file.keys.insert(key.clone()) {
                 return Err(ApiError::bad_request(format!("{} {name:?} stands twice in the request", kind.qualified())));
             }
@@ -113,10 +116,10 @@ impl File {
         if self.keys.contains(&parent) {
             return Err(ApiError::bad_request(format!("{} is the parent of the set and cannot be in it", set.shown())));
         }
-        let members: Vec<(&'static KindInfo, String)> = self.planned().map(|step| (step.kind, step.key.namespace.to_string())).collect();
-        let left_over = if prune { set.left_over(&context.server.cache, &known, &self.keys) } else { Vec::new() };
+        let members: Vec<(KindRef, String)> = self.planned().map(|step| (step.kind.clone(), step.key.namespace.to_string())).collect();
+        let left_over = if prune { set.left_over(context.server, &known, &self.keys) } else { Vec::new() };
         for (kind, entry) in left_over {
-            let object = decode(&entry).map_err(|_| ApiError::internal("a stored object cannot be decoded"))?;
+            let object = decode_as(&kind, &entry).map_err(|_| ApiError::internal("a stored object cannot be decoded"))?;
             let step = leave(context, kind, entry.key.clone(), &object, entry.revision);
             self.add(&object, step);
         }
@@ -125,7 +128,7 @@ impl File {
         let mut options = WriteOptions::internal(&manager, context.options.dry_run);
         (options.force, options.applied) = (true, true);
         let item = Item {
-            kind: set.kind,
+            kind: set.kind.clone(),
             namespace: set.namespace.clone(),
             name: set.name.clone(),
             config: Decoded { value: config, duplicates: Vec::new() },
@@ -142,7 +145,7 @@ impl File {
                 self.planned().map(|step| (step.key.clone(), (!step.pruned).then_some(&step.prepared.object))).collect();
             for (at, step) in self.steps.iter().enumerate() {
                 let Ok(step) = step else { continue };
-                if let Err(error) = claims::check_among(&server.cache, step.kind, &step.prepared.object, &changed)
+                if let Err(error) = claims::check_among(&server.cache, &step.kind, &step.prepared.object, &changed)
                     && !step.pruned
                 {
                     refused.push((at, (refusal(&step.prepared.object, &error), error)));
@@ -158,7 +161,7 @@ impl File {
     fn warn_of_names(&mut self, server: &AppState) {
         let there: BTreeMap<Key, bool> = self.planned().map(|step| (step.key.clone(), !step.pruned)).collect();
         for step in self.steps.iter_mut().filter_map(|step| step.as_mut().ok()).filter(|step| !step.pruned) {
-            for reference in references(step.kind, &step.prepared.object) {
+            for reference in references(&step.kind, &step.prepared.object) {
                 let Some(kind) = kinds().iter().find(|kind| kind.group == reference.group && kind.kind == reference.kind) else { continue };
                 let key = key(kind, &step.key.namespace, &reference.name);
                 if !there.get(&key).copied().unwrap_or_else(|| server.cache.get(&key).is_some()) {
@@ -171,13 +174,14 @@ impl File {
 
     fn finish(self, parent: Option<Step>) -> Result<Planned, ApiError> {
         let (mut results, mut errors) = (Vec::new(), Vec::new());
+        let defines = self.planned().any(|step| step.kind.is_definition());
         let (mut ops, mut checks) = (Vec::new(), Vec::<Op>::new());
         for (at, step) in self.steps.into_iter().enumerate() {
             match step {
                 Ok(step) => {
                     results.push(result(&step));
                     ops.extend(step.op);
-                    checks.extend(step.check);
+                    checks.extend(step.checks);
                 }
                 Err((refusal, error)) => {
                     results.push(refusal);
@@ -190,7 +194,7 @@ impl File {
         }
         if let Some(parent) = parent {
             ops.extend(parent.op);
-            checks.extend(parent.check);
+            checks.extend(parent.checks);
         }
         checks.retain(|check| !ops.iter().any(|op: &Op| op.key() == check.key()));
         checks.sort_by(|a, b| a.key().cmp(b.key()));
@@ -198,7 +202,7 @@ impl File {
         if !ops.is_empty() {
             ops.extend(checks);
         }
-        Ok(Planned { results, ops })
+        Ok(Planned { results, ops, defines })
     }
 }
 
@@ -208,9 +212,10 @@ fn namespaces_of(objects: &[Value]) -> BTreeSet<String> {
 }
 
 /// Kind, namespace and name of an object of the file.
-fn identity_of(object: &Value) -> Result<(&'static KindInfo, &str, &str), ApiError> {
+fn identity_of<'a>(server: &AppState, object: &'a Value) -> Result<(KindRef, &'a str, &'a str), ApiError> {
     let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
-    let kind = find_kind(text("apiVersion"), text("kind"))
+    let kind = (server.kinds)
+        .find_kind(text("apiVersion"), text("kind"))
         .ok_or_else(|| ApiError::bad_request(format!("no kind {:?} in version {:?} is known here", text("kind"), text("apiVersion"))))?;
     let name = meta_text(object, "name");
     if name.is_empty() {
@@ -224,42 +229,41 @@ fn identity_of(object: &Value) -> Result<(&'static KindInfo, &str, &str), ApiErr
     Ok((kind, namespace, name))
 }
 
-fn item(
-    object: &Value,
-    (kind, namespace, name): (&'static KindInfo, &str, &str),
-    duplicates: &[String],
-    asked: &Asked,
-) -> Result<Item, ApiError> {
+fn item(object: &Value, (kind, namespace, name): (KindRef, &str, &str), duplicates: &[String], asked: &Asked) -> Result<Item, ApiError> {
     let mut value = object.clone();
     if let Some(set) = &asked.set {
         set.label(&mut value)?;
     }
     let config = Decoded { value, duplicates: duplicates.to_vec() };
-    let (config, warnings) = check_config(kind, namespace, name, &asked.options, config)?;
+    let (config, warnings) = check_config(&kind, namespace, name, &asked.options, config)?;
     Ok(Item { kind, namespace: namespace.to_owned(), name: name.to_owned(), config, warnings })
 }
 
 fn one(context: Context<'_>, item: Item, key: Key, set: Option<&Set>) -> Result<Step, ApiError> {
     let Context { server, identity, options, declared } = context;
-    let kind = item.kind;
+    let kind = &*item.kind;
     let entry = server.cache.get(&key);
     permit(server, identity, &attributes(if entry.is_some() { "patch" } else { "create" }, kind, &item.namespace, &item.name))?;
     let api_version = kind.api_version();
     let writer = options.writer(&api_version, Part::Main, server.now());
-    let old = entry.as_ref().map(|entry| decode(entry)).transpose().map_err(|_| ApiError::internal("a stored object cannot be decoded"))?;
+    let old = entry
+        .as_ref()
+        .map(|entry| decode_as(kind, entry))
+        .transpose()
+        .map_err(|_| ApiError::internal("a stored object cannot be decoded"))?;
     if let (Some(set), Some(old)) = (set, &old) {
         set.check_free(kind, old)?;
     }
-    let new = apply_patch(old.as_ref(), &item.config.value, (kind.schema)(), &writer).map_err(|error| failure(kind, &item.name, error))?;
+    let new = apply_patch(old.as_ref(), &item.config.value, kind.schema(), &writer).map_err(|error| failure(kind, &item.name, error))?;
     let (strictness, duplicates) = (options.strictness(kind), &item.config.duplicates);
-    let (prepared, expect, check) = match (&old, &entry) {
+    let (prepared, expect, checks) = match (&old, &entry) {
         (Some(old), Some(entry)) => {
             let asked = meta_text(&item.config.value, "resourceVersion");
             if !asked.is_empty() && asked != entry.revision.to_string() {
                 return Err(ApiError::modified(kind, &item.name));
             }
             let prepared = strategy::prepare_update(kind, Part::Main, old, new, duplicates, (strictness, None))?;
-            (prepared, Expect::At(entry.revision), None)
+            (prepared, Expect::At(entry.revision), Vec::new())
         }
         _ => {
             let prepared = strategy::prepare_create(kind, new, duplicates, strictness, &writer, (server.uid(), true))?;
@@ -267,24 +271,26 @@ fn one(context: Context<'_>, item: Item, key: Key, set: Option<&Set>) -> Result<
                 Err(error) if error.code == StatusCode::NOT_FOUND && declared.contains(&item.namespace) => None,
                 checked => checked?,
             };
-            (prepared, Expect::Absent, check)
+            room(&server.cache, kind, &item.name)?;
+            let checks = check.into_iter().chain(check_definition(&server.cache, kind)?).collect();
+            (prepared, Expect::Absent, checks)
         }
     };
     check_write(identity, kind, Part::Main, old.as_ref(), &prepared.object)?;
     let op = operation(kind, &prepared, expect)?;
     let warnings = item.warnings.into_iter().chain(prepared.warnings.iter().cloned()).collect();
-    Ok(Step { kind, key, old, prepared, warnings, pruned: false, op, check })
+    Ok(Step { kind: item.kind, key, old, prepared, warnings, pruned: false, op, checks })
 }
 
 /// The deletion of what has left the set.
-fn leave(context: Context<'_>, kind: &'static KindInfo, key: Key, old: &Value, revision: crate::store::Revision) -> Result<Step, ApiError> {
-    permit(context.server, context.identity, &attributes("delete", kind, &key.namespace, &key.name))?;
-    let (object, change) = marked(kind, old, context.server.now());
+fn leave(context: Context<'_>, kind: KindRef, key: Key, old: &Value, revision: crate::store::Revision) -> Result<Step, ApiError> {
+    permit(context.server, context.identity, &attributes("delete", &kind, &key.namespace, &key.name))?;
+    let (object, change) = marked(&kind, old, context.server.now());
     let prepared = Prepared { object, change, warnings: Vec::new() };
-    let op = operation(kind, &prepared, Expect::At(revision))?;
-    Ok(Step { kind, key, old: Some(old.clone()), prepared, warnings: Vec::new(), pruned: true, op, check: None })
+    let op = operation(&kind, &prepared, Expect::At(revision))?;
+    Ok(Step { kind, key, old: Some(old.clone()), prepared, warnings: Vec::new(), pruned: true, op, checks: Vec::new() })
 }
 
-fn attributes<'a>(verb: &'a str, kind: &KindInfo, namespace: &'a str, name: &'a str) -> Attributes<'a> {
-    Attributes { verb, group: kind.group, resource: kind.plural, namespace, name, ..Attributes::default() }
+fn attributes<'a>(verb: &'a str, kind: &'a KindInfo, namespace: &'a str, name: &'a str) -> Attributes<'a> {
+    Attributes { verb, group: &kind.group, resource: &kind.plural, namespace, name, ..Attributes::default() }
 }

@@ -4,10 +4,11 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use gantry_api::apply_set::{ID_LABEL, KINDS_ANNOTATION, NAMESPACES_ANNOTATION, PART_OF_LABEL, TOOLING_ANNOTATION, id, items};
-use gantry_api::registry::{KindInfo, find_resource, kinds};
+use gantry_api::registry::{KindInfo, KindRef, find_resource};
 use gantry_api::validate::FieldErrorReason;
 use serde_json::{Value, json};
 
+use super::super::ApiServer;
 use super::super::error::ApiError;
 use super::wrong;
 use crate::cache::{Cache, Entry, LabelSelector, Selection};
@@ -20,7 +21,7 @@ const TOOL: &str = "gantry";
 /// The set that a request is about.
 pub(super) struct Set {
     /// Kind of the parent.
-    pub(super) kind: &'static KindInfo,
+    pub(super) kind: KindRef,
     pub(super) namespace: String,
     pub(super) name: String,
     id: String,
@@ -43,8 +44,8 @@ impl Set {
             _ => return Err(wrong("spec.set", FieldErrorReason::Invalid, "must be NAME, secrets/NAME or configmaps/NAME")),
         };
         let kind = find_resource("", "v1", plural).ok_or_else(ApiError::no_such_resource)?;
-        let id = id(name, namespace, kind.kind, kind.group);
-        Ok(Self { kind, namespace: namespace.to_owned(), name: name.to_owned(), id })
+        let id = id(name, namespace, &kind.kind, &kind.group);
+        Ok(Self { kind: kind.into(), namespace: namespace.to_owned(), name: name.to_owned(), id })
     }
 
     pub(super) fn to_value(&self) -> Value {
@@ -52,7 +53,7 @@ impl Set {
     }
 
     pub(super) fn key(&self) -> Key {
-        key(self.kind, &self.namespace, &self.name)
+        key(&self.kind, &self.namespace, &self.name)
     }
 
     pub(super) fn shown(&self) -> String {
@@ -96,7 +97,7 @@ impl Set {
     pub(super) fn known(&self, cache: &Cache, force: bool) -> Result<Known, ApiError> {
         let Some(entry) = cache.get(&self.key()) else { return Ok(Known::default()) };
         let parent = decode(&entry).map_err(|_| ApiError::internal("a stored object cannot be decoded"))?;
-        let refuse = |why: &str| Err(ApiError::conflict(self.kind, &self.name, why));
+        let refuse = |why: &str| Err(ApiError::conflict(&self.kind, &self.name, why));
         let annotation = |name: &str| parent.get("metadata").and_then(|m| m.get("annotations")?.get(name)?.as_str()).unwrap_or_default();
         match label(&parent, ID_LABEL) {
             None => return refuse("it exists and is the parent of no set; choose another name for the set"),
@@ -113,7 +114,7 @@ impl Set {
     }
 
     /// The parent's configuration: the kinds and namespaces of `members`, and of what else is known to be there.
-    pub(super) fn parent(&self, members: &[(&'static KindInfo, String)], known: Option<&Known>) -> Value {
+    pub(super) fn parent(&self, members: &[(KindRef, String)], known: Option<&Known>) -> Value {
         let mut groups: BTreeSet<String> = members.iter().map(|(kind, _)| group_kind(kind)).collect();
         let mut namespaces: BTreeSet<String> = members.iter().map(|(_, namespace)| namespace.clone()).collect();
         if let Some(known) = known {
@@ -135,17 +136,18 @@ impl Set {
     }
 
     /// Members that are not among `kept`, in the order in which they leave: containers before what they use, namespaces last.
-    pub(super) fn left_over(&self, cache: &Cache, known: &Known, kept: &BTreeSet<Key>) -> Vec<(&'static KindInfo, Arc<Entry>)> {
+    pub(super) fn left_over(&self, server: &ApiServer, known: &Known, kept: &BTreeSet<Key>) -> Vec<(KindRef, Arc<Entry>)> {
         let Ok(labels) = LabelSelector::parse(&format!("{PART_OF_LABEL}={}", self.id)) else { return Vec::new() };
         let mut found = Vec::new();
-        for kind in kinds().iter().filter(|kind| known.kinds.contains(&group_kind(kind))) {
+        for kind in server.kinds.all().into_iter().filter(|kind| known.kinds.contains(&group_kind(kind))) {
             let selection = Selection { namespace: None, labels: labels.clone(), ..Selection::default() };
-            let (entries, _) = cache.list(&resource(kind), &selection);
+            let (entries, _) = server.cache.list(&resource(&kind), &selection);
             let place = |entry: &Entry| !kind.namespaced || known.namespaces.contains(&*entry.key.namespace);
             let going = |entry: &Entry| decode(entry).is_ok_and(|object| is_terminating(&object));
-            found.extend(entries.into_iter().filter(|e| !kept.contains(&e.key) && place(e) && !going(e)).map(|entry| (kind, entry)));
+            found
+                .extend(entries.into_iter().filter(|e| !kept.contains(&e.key) && place(e) && !going(e)).map(|entry| (kind.clone(), entry)));
         }
-        let rank = |kind: &KindInfo| match kind.kind {
+        let rank = |kind: &KindRef| match kind.built_in() {
             "Container" => 0,
             "Namespace" => 2,
             _ => 1,
@@ -160,5 +162,5 @@ fn label<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
 }
 
 fn group_kind(kind: &KindInfo) -> String {
-    if kind.group.is_empty() { kind.kind.to_owned() } else { format!("{}.{}", kind.kind, kind.group) }
+    if kind.group.is_empty() { kind.kind.clone() } else { format!("{}.{}", kind.kind, kind.group) }
 }

@@ -2,6 +2,7 @@
 
 mod applying;
 mod components;
+mod custom;
 mod documents;
 mod history;
 mod metrics;
