@@ -21,3 +21,4 @@ pub use definition::{CLEANUP_FINALIZER, GROUP, KIND, PLURAL, VERSION};
 pub use names::{is_established, is_settled, set_condition, settle};
 pub use object::{kinds, priority};
 pub use path::FieldPath;
+pub use rules::is_open_group;

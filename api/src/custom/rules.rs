@@ -22,6 +22,11 @@ const APPROVED: &str = "api-approved.kubernetes.io";
 /// Groups that this server serves itself.
 const BUILT_IN: [&str; 5] = [super::GROUP, "authentication.k8s.io", "authorization.k8s.io", "coordination.k8s.io", meta::GROUP];
 
+/// Whether kinds can be added to a group: not to one of this server's own.
+pub fn is_open_group(group: &str) -> bool {
+    group.contains('.') && !BUILT_IN.contains(&group) && !group.ends_with(&format!(".{}", meta::GROUP))
+}
+
 /// Everything wrong with a definition; `old` is the stored one on an update.
 pub(super) fn check(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut check = Check(plain(new, old, false));
@@ -100,7 +105,7 @@ impl Check {
         if !group.contains('.') {
             return self.invalid("spec.group", "must be a domain with at least one dot");
         }
-        if BUILT_IN.contains(&group) || group.ends_with(&format!(".{}", meta::GROUP)) {
+        if !is_open_group(group) {
             return self.push("spec.group", FieldErrorReason::Forbidden, "is a group of this server's own kinds; use a domain of yours");
         }
         let protected = ["k8s.io", "kubernetes.io"].iter().any(|owner| group == *owner || group.ends_with(&format!(".{owner}")));

@@ -1,6 +1,8 @@
 //! Who may do what, until roles come: administrators everything, the engine's parts what their work needs, nobody else
 //! anything.
 
+use gantry_api::custom;
+
 use super::{ADMINS_GROUP, APISERVER_USER, Component, Identity};
 
 /// What a request wants.
@@ -103,6 +105,9 @@ fn controllers_may(attributes: &Attributes<'_>) -> bool {
         ("", "secrets" | "configmaps" | "nodes", "") => tends,
         ("", "namespaces", "") => tends || verb == "create",
         ("", "namespaces", "status" | "finalize") => reads(verb) || writes(verb),
+        // Kinds that were added at run time: they go with their owners and their namespace, as others do.
+        (custom::GROUP, custom::PLURAL, "") => tends,
+        (group, _, "") if custom::is_open_group(group) => tends,
         _ => false,
     }
 }
@@ -205,6 +210,8 @@ mod tests {
         assert!(
             !may(&controllers, "create", "gantry.dev containers web exec") && !may(&controllers, "get", "gantry.dev containers web log")
         );
+        assert!(may(&controllers, "delete", "example.com widgets x") && !may(&controllers, "create", "example.com widgets x"));
+        assert!(!may(&controllers, "patch", "example.com widgets x status") && !may(&Identity::node("a"), "get", "example.com widgets x"));
         assert!(!may(&controllers, "create", "gantry.dev applyrequests") && !may(&controllers, "patch", "core nodes a status"));
     }
 }
