@@ -7,6 +7,7 @@ use gantry_api::Kind;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::dynamic::{DynamicApi, Resource};
 use crate::endpoint::Endpoint;
 use crate::error::ClientError;
 use crate::request::JSON;
@@ -196,6 +197,10 @@ impl<K: Kind> Api<K> {
     /// with when there are more.
     pub async fn delete_collection(&self, which: &ListParams, params: &DeleteParams) -> Result<Option<String>, ClientError> {
         self.endpoint().delete_collection(&self.client, which, params).await
+    }
+    /// The same without the type.
+    pub(crate) fn into_dynamic(self) -> DynamicApi {
+        DynamicApi::of(self.client, Resource::of::<K>(), self.namespace.filter(|_| K::NAMESPACED))
     }
     /// The client.
     pub fn client(&self) -> &Client {

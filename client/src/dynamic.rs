@@ -1,6 +1,7 @@
 //! Access to objects whose kind is known only at run time.
 
 use futures_util::stream::BoxStream;
+use gantry_api::Kind;
 use gantry_api::registry::KindInfo;
 use http::Method;
 use serde_json::Value;
@@ -27,6 +28,13 @@ pub struct Resource {
     pub namespaced: bool,
 }
 
+impl Resource {
+    /// The resource of a kind that is known here.
+    pub(crate) fn of<K: Kind>() -> Self {
+        Self { group: K::GROUP.into(), version: K::VERSION.into(), plural: K::PLURAL.into(), namespaced: K::NAMESPACED }
+    }
+}
+
 impl From<&KindInfo> for Resource {
     fn from(kind: &KindInfo) -> Self {
         Self { group: kind.group.clone(), version: kind.version.clone(), plural: kind.plural.clone(), namespaced: kind.namespaced }
@@ -42,6 +50,10 @@ pub struct DynamicApi {
 }
 
 impl DynamicApi {
+    /// The same, of a resource whose namespace is settled.
+    pub(crate) fn of(client: Client, resource: Resource, namespace: Option<String>) -> Self {
+        Self { client, resource, namespace }
+    }
     /// In `namespace`, or all; the namespace of a cluster-scoped resource is ignored.
     pub fn new(client: &Client, resource: Resource, namespace: Option<&str>) -> Self {
         let namespace = namespace.filter(|_| resource.namespaced).map(str::to_owned);
@@ -89,6 +101,11 @@ impl DynamicApi {
     /// Deletes, or asks for deletion when finalizers are there: the answer is a Status or the object that is going.
     pub async fn delete(&self, name: &str, params: &DeleteParams) -> Result<Value, ClientError> {
         self.endpoint().delete(&self.client, name, params).await
+    }
+    /// Deletes what `which` selects, or asks for its deletion: at most `which.limit` objects at once. Gives back the token to go on
+    /// with when there are more.
+    pub async fn delete_collection(&self, which: &ListParams, params: &DeleteParams) -> Result<Option<String>, ClientError> {
+        self.endpoint().delete_collection(&self.client, which, params).await
     }
     /// The client.
     pub fn client(&self) -> &Client {

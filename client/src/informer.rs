@@ -12,6 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::api::{Api, ListParams, WatchEvent, WatchParams};
 use crate::backoff::Backoff;
 use crate::cache::{Cache, Changes};
+use crate::dynamic::DynamicApi;
 use crate::error::ClientError;
 use crate::wait::is_transient;
 
@@ -42,6 +43,10 @@ impl<K> Clone for Informer<K> {
 impl<K: Kind> Informer<K> {
     /// Starts following what `params` select, until `stop`. Page size, token and version in `params` are ignored.
     pub fn start(api: Api<K>, params: ListParams, stop: CancellationToken) -> Self {
+        Self::follow(api.into_dynamic(), params, stop)
+    }
+    /// The same of a resource that is known at run time only; `K` is what is kept of its objects, and its names do not matter.
+    pub fn follow(api: DynamicApi, params: ListParams, stop: CancellationToken) -> Self {
         let cache = Arc::new(Cache::default());
         let dropped = CancellationToken::new();
         let informer = Self {
@@ -51,7 +56,7 @@ impl<K: Kind> Informer<K> {
             _owner: Arc::new(dropped.clone().drop_guard()),
         };
         tokio::spawn(async move {
-            let follower = Follower { backoff: Backoff::new(api.client().seed, K::PLURAL), api, params, cache: cache.clone() };
+            let follower = Follower { backoff: Backoff::new(api.client().seed, &api.resource().plural), api, params, cache: cache.clone() };
             tokio::select! {
                 biased;
                 () = stop.cancelled() => {}
@@ -96,7 +101,7 @@ impl<K: Kind> Informer<K> {
 
 /// The task behind an informer.
 struct Follower<K> {
-    api: Api<K>,
+    api: DynamicApi,
     params: ListParams,
     cache: Arc<Cache<K>>,
     backoff: Backoff,

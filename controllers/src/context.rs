@@ -5,7 +5,7 @@ use std::time::Duration;
 use gantry_client::Client;
 
 use crate::network::SubnetPool;
-use crate::runtime::{Clock, Informers, Recorder};
+use crate::runtime::{Clock, CustomKinds, Informers, Recorder};
 
 /// What can be chosen about the controllers.
 #[derive(Debug, Clone)]
@@ -46,6 +46,7 @@ impl Default for Config {
 pub(crate) struct Context {
     pub(crate) client: Client,
     pub(crate) informers: Informers,
+    pub(crate) custom_kinds: CustomKinds,
     pub(crate) recorder: Recorder,
     pub(crate) config: Config,
 }

@@ -31,7 +31,7 @@ pub use runtime::Clock;
 pub use table::{CONTROLLERS, ControllerInfo, table};
 
 use context::Context;
-use runtime::{Informers, Manager, Recorder};
+use runtime::{CustomKinds, Informers, Manager, Recorder};
 
 /// Runs all controllers until `stop` is cancelled and all their tasks have ended.
 ///
@@ -45,7 +45,10 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     let mut manager = Manager::new(stop.clone(), config.seed);
     let (recorder, writer) = Recorder::new(client.clone(), stop.clone());
     manager.spawn(writer);
-    let context = Context { informers: Informers::start(&client, &stop), client, recorder, config };
+    let informers = Informers::start(&client, &stop);
+    let (following, custom_kinds) = CustomKinds::follow(client.clone(), informers.definitions.clone(), stop.clone());
+    manager.spawn(following);
+    let context = Context { informers, custom_kinds, client, recorder, config };
     scheduler::start(&mut manager, &context);
     image::start(&mut manager, &context);
     network::start(&mut manager, &context);

@@ -11,6 +11,7 @@ mod events;
 mod graph;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use gantry_api::meta::OwnerReference;
 use gantry_api::{ObjectKey, ObjectMeta};
@@ -21,13 +22,25 @@ use tracing::{debug, info};
 use crate::context::Context;
 use crate::runtime::{Action, ClientResultExt, Manager, ReconcileError, Reconciler, Sources};
 use crate::table::ControllerInfo;
-use access::{Access, accesses};
+use access::{Access, Accesses, accesses};
 use graph::Graph;
 
 pub(crate) const INFO: ControllerInfo = ControllerInfo {
     name: "garbage-collector",
     purpose: "deletes objects whose owners are gone; foreground and orphan deletion; removes old Events",
-    watches: &["ConfigMap", "Container", "Image", "Lease", "Namespace", "Network", "Node", "Secret", "Volume"],
+    watches: &[
+        "ConfigMap",
+        "Container",
+        "CustomResourceDefinition",
+        "Image",
+        "Lease",
+        "Namespace",
+        "Network",
+        "Node",
+        "Secret",
+        "Volume",
+        "every kind that is added at run time",
+    ],
     writes: &[
         ("any", "(delete of dependents)"),
         ("any", "metadata.ownerReferences (removed)"),
@@ -39,7 +52,7 @@ pub(crate) const INFO: ControllerInfo = ControllerInfo {
 const FOREGROUND: &str = "foregroundDeletion";
 const ORPHAN: &str = "orphan";
 
-/// A kind (as an index into [`accesses`]) and a key.
+/// A kind (by its number in [`Accesses`]) and a key.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Item {
     kind: usize,
@@ -48,18 +61,23 @@ pub(crate) struct Item {
 
 pub(crate) fn start(manager: &mut Manager, context: &Context) {
     let context = context.named(INFO.name);
-    let accesses: Arc<[Box<dyn Access>]> = accesses(&context).into();
+    let accesses = accesses(&context);
     let graph = Arc::new(Mutex::new(Graph::default()));
     let mut sources = Sources::new();
-    for (kind, access) in accesses.iter().enumerate() {
+    for (kind, access) in accesses.built_in.iter().enumerate() {
         sources = access.watch(sources, kind, Arc::clone(&graph));
     }
-    manager.spawn(events::expire(context.clone(), manager.stop_token()));
+    let fed = Arc::clone(&graph);
+    sources = sources.watch_custom(Duration::ZERO, &context.custom_kinds, move |kind, key, object| {
+        let item = Item { kind: kind.id, key: key.clone() };
+        fed.lock().unwrap_or_else(PoisonError::into_inner).update(&item, object.map(|object| &object.metadata))
+    });
+    manager.spawn(events::expire(context, manager.stop_token()));
     manager.add(Collector { accesses, graph }, sources, 4);
 }
 
 struct Collector {
-    accesses: Arc<[Box<dyn Access>]>,
+    accesses: Accesses,
     graph: Arc<Mutex<Graph>>,
 }
 
@@ -71,7 +89,7 @@ impl Reconciler for Collector {
     }
 
     async fn reconcile(&self, item: &Item) -> Result<Action, ReconcileError> {
-        let Some(meta) = self.access(item).cached(&item.key) else { return Ok(Action::Done) };
+        let Some(meta) = self.cached(item) else { return Ok(Action::Done) };
         if meta.deletion_timestamp.is_some() {
             return self.help_deletion(item, &meta).await;
         }
@@ -97,8 +115,12 @@ impl Collector {
         self.graph.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn access(&self, item: &Item) -> &dyn Access {
-        self.accesses[item.kind].as_ref()
+    fn access(&self, item: &Item) -> Option<Arc<dyn Access>> {
+        self.accesses.get(item.kind)
+    }
+
+    fn cached(&self, item: &Item) -> Option<ObjectMeta> {
+        self.access(item)?.cached(&item.key)
     }
 
     /// Deletes an object all of whose owners are gone, or one of whose owners waits for it to go first; takes out references to owners that
@@ -109,7 +131,7 @@ impl Collector {
         for reference in references {
             states.push(self.owner_state(&item.key.namespace, reference).await?);
         }
-        let access = self.access(item);
+        let Some(access) = self.access(item) else { return Ok(Action::Done) };
         match verdict(&states) {
             Verdict::Keep => {}
             Verdict::Delete(propagation) => {
@@ -133,8 +155,8 @@ impl Collector {
     }
 
     async fn owner_state(&self, namespace: &str, reference: &OwnerReference) -> Result<OwnerState, ReconcileError> {
-        let is_kind = |access: &&dyn Access| access.kind() == reference.kind && access.api_version() == reference.api_version;
-        let Some(access) = self.accesses.iter().map(AsRef::as_ref).find(is_kind) else {
+        let is_kind = |access: &Arc<dyn Access>| access.is_called(&reference.api_version, &reference.kind);
+        let Some(access) = self.accesses.all().into_iter().find(is_kind) else {
             debug!(controller = INFO.name, kind = reference.kind, name = reference.name, "the kind of an owner is not served here");
             return Ok(OwnerState::Unknown);
         };
@@ -173,14 +195,14 @@ impl Collector {
     }
 
     fn blocks(&self, dependent: &Item, owner_uid: &str) -> bool {
-        let Some(meta) = self.access(dependent).cached(&dependent.key) else { return false };
+        let Some(meta) = self.cached(dependent) else { return false };
         let references = meta.owner_references.as_deref().unwrap_or_default();
         references.iter().any(|reference| reference.uid == owner_uid && reference.block_owner_deletion == Some(true))
     }
 
     /// Takes the reference to an owner out of a dependent.
     async fn let_go(&self, dependent: &Item, owner_uid: &str) -> Result<(), ReconcileError> {
-        let Some(meta) = self.access(dependent).cached(&dependent.key) else { return Ok(()) };
+        let Some(meta) = self.cached(dependent) else { return Ok(()) };
         let references = meta.owner_references.as_deref().unwrap_or_default();
         let kept: Vec<&OwnerReference> = references.iter().filter(|reference| reference.uid != owner_uid).collect();
         self.patch(dependent, &meta, "ownerReferences", json!(kept)).await
@@ -194,7 +216,7 @@ impl Collector {
     }
 
     async fn patch(&self, item: &Item, meta: &ObjectMeta, field: &str, value: serde_json::Value) -> Result<(), ReconcileError> {
-        let access = self.access(item);
+        let Some(access) = self.access(item) else { return Ok(()) };
         let patch = json!({ "metadata": { "resourceVersion": meta.resource_version, "uid": meta.uid, field: value } });
         ignore_missing(access.patch(&item.key, patch).await).doing(|| format!("write {field} of {} {}", access.kind(), item.key))
     }

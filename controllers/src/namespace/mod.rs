@@ -11,7 +11,7 @@ use serde_json::json;
 use tracing::info;
 
 use crate::context::Context;
-use crate::garbage_collector::access::{Access, accesses, delete_all};
+use crate::garbage_collector::access::{Accesses, EMPTYING_STEP, accesses, delete_all};
 use crate::runtime::status::precondition;
 use crate::runtime::{Action, ClientResultExt, Manager, ReconcileError, Reconciler, Sources};
 use crate::table::ControllerInfo;
@@ -19,7 +19,17 @@ use crate::table::ControllerInfo;
 pub(crate) const INFO: ControllerInfo = ControllerInfo {
     name: "namespace",
     purpose: "makes `default` and `gantry-system`; empties and finalizes Namespaces that are being deleted",
-    watches: &["Namespace", "ConfigMap", "Container", "Image", "Lease", "Network", "Secret", "Volume"],
+    watches: &[
+        "Namespace",
+        "ConfigMap",
+        "Container",
+        "Image",
+        "Lease",
+        "Network",
+        "Secret",
+        "Volume",
+        "every kind that is added at run time",
+    ],
     writes: &[("Namespace", "(create)"), ("Namespace", "spec.finalizers"), ("any in the Namespace", "(delete)")],
 };
 
@@ -33,9 +43,14 @@ pub(crate) fn start(manager: &mut Manager, context: &Context) {
     let accesses = accesses(&context);
     let always = ALWAYS.map(|name| ObjectKey::new("", name)).to_vec();
     let mut sources = Sources::of(&context.informers.namespaces).initially(always);
-    for access in accesses.iter().filter(|access| access.namespaced()) {
+    for access in accesses.built_in.iter().filter(|access| access.namespaced()) {
         sources = access.watch_namespaces(sources, is_terminating, &context);
     }
+    let known = context.clone();
+    sources = sources.watch_custom(EMPTYING_STEP, &context.custom_kinds, move |kind, key, _| {
+        let concerned = kind.resource.namespaced && is_terminating(&known, &key.namespace);
+        concerned.then(|| ObjectKey::new("", key.namespace.clone())).into_iter().collect()
+    });
     manager.add(Namespaces { context, accesses }, sources, 2);
 }
 
@@ -45,7 +60,7 @@ fn is_terminating(context: &Context, namespace: &str) -> bool {
 
 struct Namespaces {
     context: Context,
-    accesses: Vec<Box<dyn Access>>,
+    accesses: Accesses,
 }
 
 impl Reconciler for Namespaces {
@@ -85,7 +100,7 @@ impl Namespaces {
     /// Asks for the deletion of everything in the namespace. Returns whether nothing is left; what is left brings the key back when it goes.
     async fn empty(&self, namespace: &str) -> Result<bool, ReconcileError> {
         let mut left = 0;
-        for access in self.accesses.iter().filter(|access| access.namespaced()) {
+        for access in self.accesses.all().iter().filter(|access| access.namespaced()) {
             let (all, staying) = access.count(namespace);
             left += all;
             if staying > 0 {
@@ -102,7 +117,7 @@ impl Namespaces {
     /// Takes the finalizer out. The server has the last word: informers may not show yet what was created just before the deletion.
     async fn finalize(&self, namespace: &Namespace) -> Result<(), ReconcileError> {
         let name = namespace.name();
-        for access in self.accesses.iter().filter(|access| access.namespaced()) {
+        for access in self.accesses.all().iter().filter(|access| access.namespaced()) {
             if access.any_live(name).await.doing(|| format!("list {} of Namespace {name}", access.kind()))? {
                 return Err(ReconcileError::Conflict { doing: format!("empty Namespace {name}") });
             }

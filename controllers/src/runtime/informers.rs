@@ -8,6 +8,8 @@ use gantry_client::{Api, Client, Informer, ListParams};
 use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
+use super::custom::Definition;
+
 /// An object of kind `K` of which only the metadata is kept: for controllers that follow owners and namespaces, not contents.
 /// So the values of Secrets are never held by a controller.
 #[derive(Debug, Serialize, Deserialize)]
@@ -52,6 +54,7 @@ pub(crate) struct Informers {
     pub(crate) secrets: Informer<Partial<Secret>>,
     pub(crate) config_maps: Informer<Partial<ConfigMap>>,
     pub(crate) leases: Informer<Partial<Lease>>,
+    pub(crate) definitions: Informer<Definition>,
 }
 
 impl Informers {
@@ -67,6 +70,7 @@ impl Informers {
             secrets: follow(client, stop),
             config_maps: follow(client, stop),
             leases: follow(client, stop),
+            definitions: follow(client, stop),
         }
     }
 }

@@ -17,6 +17,7 @@
 
 mod backoff;
 mod clock;
+mod custom;
 pub(crate) mod events;
 pub(crate) mod finalizer;
 mod informers;
@@ -27,6 +28,7 @@ mod sources;
 pub(crate) mod status;
 
 pub use clock::Clock;
+pub(crate) use custom::{AnyObject, CustomKind, CustomKinds, Definition};
 pub(crate) use events::{Recorder, Severity};
 pub(crate) use informers::{Informers, Partial};
 pub(crate) use manager::Manager;

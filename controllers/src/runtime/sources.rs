@@ -10,6 +10,7 @@ use gantry_api::{Kind, ObjectKey};
 use gantry_client::Informer;
 use tokio_util::sync::CancellationToken;
 
+use super::custom::{AnyObject, CustomKind, CustomKinds};
 use super::queue::Queue;
 
 type Feed<Key> = Box<dyn FnOnce(Arc<Queue<Key>>, CancellationToken) -> BoxFuture<'static, ()> + Send>;
@@ -62,6 +63,27 @@ impl<Key: Clone + Eq + Hash + Send + Sync + 'static> Sources<Key> {
                     }
                 }
             })
+        }));
+        self
+    }
+
+    /// As [`Sources::watch_after`], for the kinds that are added at run time.
+    pub(crate) fn watch_custom(
+        mut self,
+        delay: Duration,
+        kinds: &CustomKinds,
+        map: impl Fn(&CustomKind, &ObjectKey, Option<&Arc<AnyObject>>) -> Vec<Key> + Clone + Send + 'static,
+    ) -> Self {
+        let waits = kinds.clone();
+        self.synced.push(Box::pin(async move { waits.synced().await }));
+        let kinds = kinds.clone();
+        self.feeds.push(Box::new(move |queue, stop| {
+            let changed = move |kind: &CustomKind, key: &ObjectKey, object: Option<&Arc<AnyObject>>| {
+                for key in map(kind, key, object) {
+                    queue.add_after(key, delay);
+                }
+            };
+            Box::pin(kinds.changes(changed, stop))
         }));
         self
     }

@@ -8,6 +8,7 @@ use gantry_apiserver::cache::{Cache, CacheConfig};
 use gantry_apiserver::store::memory::MemoryStore;
 use gantry_apiserver::{ApiServer, AppState, router};
 use gantry_client::Client;
+use tokio_util::sync::CancellationToken;
 
 /// A server of its own for each test; cloned handles share it.
 #[derive(Clone)]
@@ -21,7 +22,10 @@ impl Server {
         let counter = AtomicU64::new(1);
         server.random =
             Arc::new(move || u128::from(counter.fetch_add(1, Ordering::Relaxed)).wrapping_mul(0x9e37_79b9_7f4a_7c15_f39c_c060_5ced_c835));
-        Self(Arc::new(server))
+        let server = Arc::new(server);
+        // It ends with the test's runtime.
+        tokio::spawn(gantry_apiserver::definitions::keep(server.clone(), CancellationToken::new()));
+        Self(server)
     }
 
     /// A client that acts as `identity`.
