@@ -7,11 +7,11 @@ use gantry_client::ListParams;
 use serde_json::Value;
 
 use crate::events::{self, since, time_of};
-use crate::get::Selection;
 use crate::output::{
     self,
     table::{Table, clean},
 };
+use crate::selection::Selection;
 use crate::session::{Global, Session};
 
 /// What the command takes.
@@ -23,8 +23,8 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: &Args) -> Result<ExitCode> {
-    let targets = args.selection.targets()?;
     let session = Session::open(global)?;
+    let targets = args.selection.targets(&session).await?;
     let mut texts = Vec::new();
     for target in &targets {
         let api = target.api(&session.client, args.selection.namespace(&session));
