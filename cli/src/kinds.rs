@@ -46,13 +46,18 @@ impl Kind {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
     }
 
+    /// `plural.group`, or `plural` for core.
+    pub(crate) fn qualified(&self) -> String {
+        if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
+    }
+
     /// Where the objects are.
     pub(crate) fn resource(&self) -> Resource {
         Resource { group: self.group.clone(), version: self.version.clone(), plural: self.plural.clone(), namespaced: self.namespaced }
     }
 
     /// Whether a person means this kind by `word`, which is in lower case.
-    fn answers_to(&self, word: &str) -> bool {
+    pub(crate) fn answers_to(&self, word: &str) -> bool {
         let Self { group, version, plural, singular, .. } = self;
         word == plural
             || word == singular

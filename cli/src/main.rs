@@ -1,5 +1,6 @@
 //! `gantry`: the engine and its command line in one binary. One file per command; [`output`] is how they print.
 
+mod api_resources;
 mod apply;
 mod backup;
 mod completion;
@@ -10,6 +11,7 @@ mod duration;
 mod engine;
 mod events;
 mod exec;
+mod explain;
 mod failure;
 mod fetch;
 mod get;
@@ -29,6 +31,7 @@ mod session;
 mod teardown;
 mod version;
 mod wait;
+mod why;
 
 use std::process::ExitCode;
 
@@ -67,6 +70,12 @@ enum Command {
     Get(get::Args),
     /// Show all about objects, with conditions and events
     Describe(describe::Args),
+    /// Say why an object is as it is: the chain of causes
+    Why(why::Args),
+    /// Say what the fields of a kind are
+    Explain(explain::Args),
+    /// Show the kinds that there are
+    ApiResources(api_resources::Args),
     /// Delete objects, and wait until they are gone
     Delete(delete::Args),
     /// Wait until something holds of objects
@@ -123,6 +132,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Plan(args) => plan::run(&global, &args).await,
         Command::Get(args) => get::run(&global, args).await,
         Command::Describe(args) => describe::run(&global, &args).await,
+        Command::Why(args) => why::run(&global, &args).await,
+        Command::Explain(args) => explain::run(&global, &args).await,
+        Command::ApiResources(args) => api_resources::run(&global, &args).await,
         Command::Delete(args) => delete::run(&global, args).await,
         Command::Wait(args) => wait::run(&global, &args).await,
         Command::Events(args) => events::run(&global, &args).await,

@@ -34,7 +34,7 @@ impl<'a> Printer<'a> {
         let again = std::mem::replace(&mut self.printed, true);
         let object = &self.shown(object);
         Ok(match self.format {
-            Format::Json if is_event(object) => format!("{object}\n"),
+            Format::Json if is_event(object) => format!("{{\"type\":{},\"object\":{}}}\n", object["type"], object["object"]),
             Format::Json => json(object)?,
             Format::Yaml => format!("{}{}", if again { "---\n" } else { "" }, yaml(object)?),
             Format::JsonPath(template) => template.render(object)?,
@@ -86,7 +86,7 @@ mod tests {
         let event =
             value!({"type": "ADDED", "object": {"kind": "X", "apiVersion": "v1", "metadata": {"name": "a", "managedFields": [{}]}}});
         let text = |format: &str| Printer::new(&format.parse().unwrap(), true).without_managed_fields().text(&event).unwrap();
-        assert_eq!(text("json"), "{\"object\":{\"apiVersion\":\"v1\",\"kind\":\"X\",\"metadata\":{\"name\":\"a\"}},\"type\":\"ADDED\"}\n");
+        assert_eq!(text("json"), "{\"type\":\"ADDED\",\"object\":{\"apiVersion\":\"v1\",\"kind\":\"X\",\"metadata\":{\"name\":\"a\"}}}\n");
         assert_eq!(text("name"), "x/a\n");
     }
 

@@ -101,7 +101,7 @@ impl ServerTable {
         self.shown = columns.iter().enumerate().filter(|(_, column)| is_shown(column)).map(|(index, _)| index).collect();
         self.name_cell = columns.iter().position(|column| column["format"] == "name");
         let mut headings = Vec::new();
-        headings.extend(self.view.events.then(|| "EVENT".to_owned()));
+        headings.extend(self.view.events.then(|| event_cell("EVENT")));
         headings.extend(self.view.namespaces.then(|| "NAMESPACE".to_owned()));
         headings.extend(self.shown.iter().map(|index| columns[*index]["name"].as_str().unwrap_or_default().to_uppercase()));
         headings.extend(self.view.label_columns.iter().map(|label| label.rsplit('/').next().unwrap_or(label).to_uppercase()));
@@ -131,8 +131,7 @@ impl ServerTable {
     fn cells(&self, row: &Value, event: &str) -> Vec<String> {
         let metadata = &row["object"]["metadata"];
         let mut cells: Vec<String> = Vec::new();
-        // As wide as the longest, so that what comes later lines up.
-        cells.extend(self.view.events.then(|| format!("{event:<8}")));
+        cells.extend(self.view.events.then(|| event_cell(event)));
         cells.extend(self.view.namespaces.then(|| cell_text(&metadata["namespace"])));
         for index in &self.shown {
             let text = cell_text(&row["cells"][*index]);
@@ -147,6 +146,11 @@ impl ServerTable {
         }
         cells
     }
+}
+
+/// As wide as the longest, so that what comes later lines up.
+fn event_cell(event: &str) -> String {
+    format!("{event:<8}")
 }
 
 /// The text of a cell: of several lines the first. Control characters of hostile content never reach a terminal.
