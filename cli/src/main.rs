@@ -8,6 +8,7 @@ mod delete;
 mod describe;
 mod doctor;
 mod duration;
+mod edit;
 mod engine;
 mod events;
 mod exec;
@@ -76,6 +77,8 @@ enum Command {
     Explain(explain::Args),
     /// Show the kinds that there are
     ApiResources(api_resources::Args),
+    /// Edit objects in your editor (VISUAL, EDITOR)
+    Edit(edit::Args),
     /// Delete objects, and wait until they are gone
     Delete(delete::Args),
     /// Wait until something holds of objects
@@ -135,6 +138,7 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Why(args) => why::run(&global, &args).await,
         Command::Explain(args) => explain::run(&global, &args).await,
         Command::ApiResources(args) => api_resources::run(&global, &args).await,
+        Command::Edit(args) => edit::run(&global, &args).await,
         Command::Delete(args) => delete::run(&global, args).await,
         Command::Wait(args) => wait::run(&global, &args).await,
         Command::Events(args) => events::run(&global, &args).await,
