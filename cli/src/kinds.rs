@@ -99,6 +99,11 @@ impl Kinds {
         Self { client, built_in: kinds().iter().map(|info| Arc::new(Kind::from(info))).collect(), discovered: OnceCell::new() }
     }
 
+    /// The kinds that are known without asking.
+    pub(crate) fn built_in(&self) -> &[Arc<Kind>] {
+        &self.built_in
+    }
+
     /// The kind called `word`; the server is asked about words that are not built in.
     pub(crate) async fn named(&self, word: &str) -> Result<Arc<Kind>> {
         match self.find(word, Kind::answers_to).await? {

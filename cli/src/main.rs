@@ -4,6 +4,7 @@ mod api_resources;
 mod apply;
 mod backup;
 mod completion;
+mod context;
 mod delete;
 mod describe;
 mod doctor;
@@ -93,8 +94,13 @@ enum Command {
     Load(load::Args),
     /// Print the administrator's kubeconfig, or merge it into a file
     Kubeconfig(kubeconfig::Args),
+    /// The engines that you know by name
+    Context(context::Args),
     /// Print a shell's completion script
     Completion(completion::Args),
+    /// What may stand where a command line ends; for completion scripts
+    #[command(name = "__complete", hide = true)]
+    Complete(completion::CompleteArgs),
     /// Print the versions of the client and the server
     Version(version::Args),
 }
@@ -146,7 +152,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Exec(args) => exec::run(&global, args).await,
         Command::Load(args) => load::run(&global, &args).await,
         Command::Kubeconfig(args) => kubeconfig::run(&args),
+        Command::Context(args) => context::run(&global, &args),
         Command::Completion(args) => completion::run(&args),
+        Command::Complete(args) => completion::complete(&args).await,
         Command::Version(args) => version::run(&global, &args).await,
     }
 }
