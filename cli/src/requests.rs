@@ -130,11 +130,14 @@ fn mask(value: &mut Value) {
     match value {
         Value::Array(items) => items.iter_mut().for_each(mask),
         Value::Object(fields) => {
-            let is_secret = fields.get("kind").and_then(Value::as_str).is_none_or(|kind| kind.starts_with("Secret"));
+            let kind = fields.get("kind").and_then(Value::as_str).map(|kind| kind.starts_with("Secret"));
+            let is_secret = kind.unwrap_or(true);
             let patches_data = fields.get("path").and_then(Value::as_str).is_some_and(|path| path.contains("ata"));
             for (name, value) in fields {
                 match name.as_str() {
                     "data" | "stringData" if is_secret => hide(value),
+                    // What an ApplyRequest changes of a Secret.
+                    "changes" if kind == Some(true) => hide(value),
                     // A JSON patch does not say of what kind its object is.
                     "value" if patches_data => hide(value),
                     "token" | "password" | "kubectl.kubernetes.io/last-applied-configuration" => hide(value),
@@ -149,6 +152,7 @@ fn mask(value: &mut Value) {
 fn hide(value: &mut Value) {
     match value {
         Value::Object(fields) => fields.values_mut().for_each(hide),
+        Value::Array(items) => items.iter_mut().for_each(hide),
         Value::Null => {}
         value => *value = Value::from(MASKED),
     }
@@ -183,6 +187,7 @@ mod tests {
             json!({"kind": "ApplyRequest", "spec": {"objects": [secret]}}),
             json!({"type": "MODIFIED", "object": secret}),
             json!({"data": {"a": "hunter2"}}),
+            json!({"kind": "Secret", "name": "s", "changes": [{"path": "data.a", "old": "x", "new": "hunter2"}]}),
             json!([{"op": "replace", "path": "/data/a", "value": "hunter2"}]),
             json!({"kind": "TokenRequest", "status": {"token": "hunter2"}}),
         ] {

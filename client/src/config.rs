@@ -83,7 +83,9 @@ impl Config {
             let named = own.filter(|file| env("GANTRY_KUBECONFIG").is_some() || has_context(file, context));
             let file = named.or_else(|| env("KUBECONFIG").map(PathBuf::from));
             let file = file.or_else(|| env("HOME").map(|home| Path::new(&home).join(".kube/config")));
-            let file = file.ok_or_else(|| ConfigError::Invalid("find the context: neither KUBECONFIG nor HOME is set".to_owned()))?;
+            let file = file.filter(|file| file.exists());
+            let file =
+                file.ok_or_else(|| ConfigError::Invalid(format!("there is no context {context:?}, and no kubeconfig that could have it")))?;
             return Self::from_file(&file, Some(context));
         }
         if let Some(host) = env("GANTRY_HOST") {

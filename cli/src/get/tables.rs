@@ -16,6 +16,8 @@ struct Printed<'a> {
     target: &'a Target,
     table: ServerTable,
     version: String,
+    /// Whether the headings are still to be printed.
+    headings: bool,
 }
 
 impl Get {
@@ -37,10 +39,9 @@ impl Get {
                 let gap = if shown > 0 && headings { "\n" } else { "" };
                 output::print(&format!("{gap}{}", table.flush(headings)))?;
                 shown += 1;
-            } else if self.is_watch() && headings {
-                output::print(&table.flush(true))?;
             }
-            printed.push(Printed { target, table, version: filled.version });
+            let headings = headings && (filled.rows == 0 || self.args.watch_only);
+            printed.push(Printed { target, table, version: filled.version, headings });
         }
         if self.is_watch() && !absent {
             self.follow_tables(printed).await?;
@@ -115,9 +116,9 @@ impl Get {
         let mut events = select_all(streams);
         while let Some((index, event)) = events.next().await {
             let (what, piece) = event?;
-            let table = &mut printed[index].table;
+            let Printed { table, headings, .. } = &mut printed[index];
             table.add(&piece, what);
-            output::print(&table.flush(false))?;
+            output::print(&table.flush(std::mem::take(headings)))?;
         }
         Ok(())
     }
