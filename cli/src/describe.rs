@@ -7,11 +7,12 @@ use gantry_client::ListParams;
 use serde_json::Value;
 
 use crate::events::{self, since, time_of};
-use crate::get::Selection;
+use crate::failure;
 use crate::output::{
     self,
     table::{Table, clean},
 };
+use crate::selection::Selection;
 use crate::session::{Global, Session};
 
 /// What the command takes.
@@ -23,14 +24,21 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: &Args) -> Result<ExitCode> {
-    let targets = args.selection.targets()?;
     let session = Session::open(global)?;
-    let mut texts = Vec::new();
+    let targets = args.selection.targets(&session).await?;
+    let (mut texts, mut absent) = (Vec::new(), false);
     for target in &targets {
         let api = target.api(&session.client, args.selection.namespace(&session));
         let mut objects = Vec::new();
         for name in &target.names {
-            objects.push(api.get(name).await?);
+            match api.get(name).await {
+                Ok(object) => objects.push(object),
+                Err(error) if error.is_not_found() => {
+                    failure::report(&error.into());
+                    absent = true;
+                }
+                Err(error) => return Err(error.into()),
+            }
         }
         if target.names.is_empty() {
             objects = api.list(&args.selection.list_params()).await?.items;
@@ -40,11 +48,11 @@ pub(crate) async fn run(global: &Global, args: &Args) -> Result<ExitCode> {
             texts.push(describe(&object, &events));
         }
     }
-    if texts.is_empty() {
+    if texts.is_empty() && !absent {
         output::tell("No objects found.");
     }
     output::print(&texts.join("\n\n"))?;
-    Ok(ExitCode::SUCCESS)
+    Ok(ExitCode::from(if absent { failure::FAILED } else { 0 }))
 }
 
 /// The object's events, oldest first; none when they cannot be had, for the rest is worth showing.

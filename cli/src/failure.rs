@@ -4,7 +4,7 @@ use std::fmt;
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use gantry_client::ClientError;
+use gantry_client::{ClientError, Status};
 
 /// Exit code of a failed command.
 pub(crate) const FAILED: u8 = 1;
@@ -61,7 +61,7 @@ pub(crate) fn text(error: &anyhow::Error) -> String {
                 let field = if cause.field.is_empty() { &cause.reason } else { &cause.field };
                 text.push_str(&format!("\n  {field}: {}", cause.message));
             }
-            if let Some(remedy) = remedy(status.code) {
+            if let Some(remedy) = remedy(status) {
                 text.push_str(&format!("\n{remedy}"));
             }
         }
@@ -73,12 +73,19 @@ pub(crate) fn text(error: &anyhow::Error) -> String {
     text
 }
 
-fn remedy(code: u16) -> Option<&'static str> {
-    match code {
+fn remedy(status: &Status) -> Option<String> {
+    let details = status.details.as_ref();
+    match status.code {
         401 => Some(
-            "The server does not know you: use the kubeconfig that `gantry kubeconfig` prints, or the Unix socket as root or in its group.",
+            "The server does not know you: use the kubeconfig that `gantry kubeconfig` prints, or the Unix socket as root or in its group."
+                .to_owned(),
         ),
-        403 => Some("You are known but may not do this; ask an administrator of this engine."),
+        403 => Some("You are known but may not do this; ask an administrator of this engine.".to_owned()),
+        404 => details.filter(|details| !details.name.is_empty() && !details.kind.is_empty()).map(|details| {
+            let dot = if details.group.is_empty() { "" } else { "." };
+            format!("See what there is with `gantry get {}{dot}{} --all-namespaces`.", details.kind, details.group)
+        }),
+        409 if status.reason == "Conflict" => Some("Somebody else changed it meanwhile; look at it anew and try again.".to_owned()),
         _ => None,
     }
 }
@@ -86,7 +93,7 @@ fn remedy(code: u16) -> Option<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use gantry_client::{Status, StatusCause, StatusDetails};
+    use gantry_client::{StatusCause, StatusDetails};
 
     #[test]
     fn causes_are_listed_each_on_its_line() {
@@ -96,6 +103,18 @@ mod tests {
         let status = Status { message: "Container \"web\" is invalid".into(), code: 422, details: Some(details), ..Default::default() };
         let error = anyhow::Error::new(ClientError::Api(Box::new(status)));
         assert_eq!(text(&error), "error: Container \"web\" is invalid\n  spec.a: too long\n  spec.b: unknown");
+    }
+
+    #[test]
+    fn what_can_be_done_is_said() {
+        let told = |code: u16, reason: &str| {
+            let details = StatusDetails { name: "web".into(), kind: "containers".into(), group: "gantry.dev".into(), ..Default::default() };
+            let status = Status { message: "no".into(), reason: reason.into(), code, details: Some(details) };
+            text(&anyhow::Error::new(ClientError::Api(Box::new(status))))
+        };
+        assert_eq!(told(404, "NotFound"), "error: no\nSee what there is with `gantry get containers.gantry.dev --all-namespaces`.");
+        assert!(told(409, "Conflict").contains("try again") && told(403, "Forbidden").contains("administrator"));
+        assert_eq!(told(409, "AlreadyExists"), "error: no");
     }
 
     #[test]

@@ -39,18 +39,24 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         PathBuf::from(merge)
     };
     let ours = parse(&text, &source)?;
-    let theirs = match std::fs::read_to_string(&file) {
-        Ok(text) => parse(&text, &file)?,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => json!({"apiVersion": "v1", "kind": "Config"}),
-        Err(error) => return Err(error).with_context(|| format!("read {}", file.display())),
-    };
+    let theirs = read(&file)?;
     write(&file, &output::yaml(&merged(theirs, &ours))?)?;
     let context = ours["current-context"].as_str().unwrap_or_default();
     output::print(&format!("Merged context {context} into {}; use it with: kubectl --context {context} get containers\n", file.display()))?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn parse(text: &str, path: &Path) -> Result<Value> {
+/// Reads a kubeconfig from a file; one that is not there is an empty one.
+pub(crate) fn read(file: &Path) -> Result<Value> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => parse(&text, file),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(json!({"apiVersion": "v1", "kind": "Config"})),
+        Err(error) => Err(error).with_context(|| format!("read {}", file.display())),
+    }
+}
+
+/// Reads a kubeconfig; an empty file is an empty one.
+pub(crate) fn parse(text: &str, path: &Path) -> Result<Value> {
     let value: Option<Value> = serde_saphyr::from_str(text).map_err(|error| anyhow::anyhow!("parse {}: {error}", path.display()))?;
     match value {
         None => Ok(json!({"apiVersion": "v1", "kind": "Config"})),
@@ -77,7 +83,7 @@ fn merged(mut theirs: Value, ours: &Value) -> Value {
 }
 
 /// Replaces the file in one step; keys are inside, so nobody else may read it.
-fn write(path: &Path, text: &str) -> Result<()> {
+pub(crate) fn write(path: &Path, text: &str) -> Result<()> {
     let context = || format!("write {}", path.display());
     // A link stays a link: what it leads to is replaced.
     let path = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());

@@ -1,30 +1,39 @@
 //! `gantry`: the engine and its command line in one binary. One file per command; [`output`] is how they print.
 
+mod api_resources;
 mod apply;
 mod backup;
 mod completion;
+mod context;
 mod delete;
 mod describe;
 mod doctor;
 mod duration;
+mod edit;
 mod engine;
 mod events;
 mod exec;
+mod explain;
 mod failure;
+mod fetch;
 mod get;
+mod kinds;
 mod kubeconfig;
 mod load;
 mod logs;
 mod manifest;
 mod output;
 mod plan;
+mod requests;
 mod resources;
 mod restore;
+mod selection;
 mod serve;
 mod session;
 mod teardown;
 mod version;
 mod wait;
+mod why;
 
 use std::process::ExitCode;
 
@@ -63,6 +72,14 @@ enum Command {
     Get(get::Args),
     /// Show all about objects, with conditions and events
     Describe(describe::Args),
+    /// Say why an object is as it is: the chain of causes
+    Why(why::Args),
+    /// Say what the fields of a kind are
+    Explain(explain::Args),
+    /// Show the kinds that there are
+    ApiResources(api_resources::Args),
+    /// Edit objects in your editor (VISUAL, EDITOR)
+    Edit(edit::Args),
     /// Delete objects, and wait until they are gone
     Delete(delete::Args),
     /// Wait until something holds of objects
@@ -77,8 +94,13 @@ enum Command {
     Load(load::Args),
     /// Print the administrator's kubeconfig, or merge it into a file
     Kubeconfig(kubeconfig::Args),
+    /// The engines that you know by name
+    Context(context::Args),
     /// Print a shell's completion script
     Completion(completion::Args),
+    /// What may stand where a command line ends; for completion scripts
+    #[command(name = "__complete", hide = true)]
+    Complete(completion::CompleteArgs),
     /// Print the versions of the client and the server
     Version(version::Args),
 }
@@ -119,6 +141,10 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Plan(args) => plan::run(&global, &args).await,
         Command::Get(args) => get::run(&global, args).await,
         Command::Describe(args) => describe::run(&global, &args).await,
+        Command::Why(args) => why::run(&global, &args).await,
+        Command::Explain(args) => explain::run(&global, &args).await,
+        Command::ApiResources(args) => api_resources::run(&global, &args).await,
+        Command::Edit(args) => edit::run(&global, &args).await,
         Command::Delete(args) => delete::run(&global, args).await,
         Command::Wait(args) => wait::run(&global, &args).await,
         Command::Events(args) => events::run(&global, &args).await,
@@ -126,7 +152,9 @@ async fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Exec(args) => exec::run(&global, args).await,
         Command::Load(args) => load::run(&global, &args).await,
         Command::Kubeconfig(args) => kubeconfig::run(&args),
+        Command::Context(args) => context::run(&global, &args),
         Command::Completion(args) => completion::run(&args),
+        Command::Complete(args) => completion::complete(&args).await,
         Command::Version(args) => version::run(&global, &args).await,
     }
 }

@@ -8,6 +8,8 @@ use gantry_api::registry::{KindInfo, find_kind};
 use serde_json::{Value, json};
 
 use crate::failure::usage;
+use crate::fetch;
+use crate::session::Session;
 
 /// The largest file that is read, in bytes.
 const FILE_LIMIT: u64 = 64 << 20;
@@ -17,14 +19,24 @@ const OBJECT_LIMIT: usize = 10_000;
 const DEPTH_LIMIT: usize = 32;
 
 /// Which files to read.
-#[derive(Debug, clap::Args)]
+#[derive(Debug, Default, clap::Args)]
 pub(crate) struct FileArgs {
-    /// File, folder, or `-` for standard input; repeatable
-    #[arg(short = 'f', long = "filename", value_name = "FILE", required = true)]
+    /// File, folder or URL, or `-` for standard input; repeatable
+    #[arg(short = 'f', long = "filename", value_name = "FILE", value_delimiter = ',')]
     pub(crate) files: Vec<String>,
     /// Descend into folders
     #[arg(short = 'R', long)]
     pub(crate) recursive: bool,
+    /// Not supported: kustomizations are built by `kubectl kustomize`
+    #[arg(short = 'k', long, value_name = "DIR", hide = true)]
+    pub(crate) kustomize: Option<String>,
+}
+
+impl FileArgs {
+    /// Whether files are named.
+    pub(crate) fn are_given(&self) -> bool {
+        !self.files.is_empty() || self.kustomize.is_some()
+    }
 }
 
 /// An object and its kind, when this program knows it.
@@ -46,7 +58,13 @@ impl Manifest {
 
 /// Reads all objects, in the order of the command line, folders in the order of their file names. Namespaced objects without a
 /// namespace get `namespace`.
-pub(crate) fn read(args: &FileArgs, namespace: &str) -> Result<Vec<Manifest>> {
+pub(crate) async fn read(args: &FileArgs, namespace: &str) -> Result<Vec<Manifest>> {
+    if let Some(folder) = &args.kustomize {
+        return Err(usage(format!("kustomizations are not built here; write `kubectl kustomize {folder} | gantry apply -f -`")));
+    }
+    if args.files.is_empty() {
+        return Err(usage("name files, folders or URLs with --filename, or `-` for standard input"));
+    }
     let mut manifests = Vec::new();
     for file in &args.files {
         if file == "-" {
@@ -54,8 +72,9 @@ pub(crate) fn read(args: &FileArgs, namespace: &str) -> Result<Vec<Manifest>> {
             parse(&text, "standard input", namespace, &mut manifests)?;
             continue;
         }
-        if file.starts_with("http://") || file.starts_with("https://") {
-            return Err(usage(format!("{file:?} is a URL; fetch it first and look at it, then apply the file")));
+        if fetch::is_url(file) {
+            parse(&fetch::text(file, FILE_LIMIT).await?, file, namespace, &mut manifests)?;
+            continue;
         }
         let mut paths = Vec::new();
         collect(Path::new(file), args.recursive, 0, &mut paths)?;
@@ -66,6 +85,19 @@ pub(crate) fn read(args: &FileArgs, namespace: &str) -> Result<Vec<Manifest>> {
     }
     if manifests.is_empty() {
         bail!("no object found in {}", args.files.join(", "));
+    }
+    Ok(manifests)
+}
+
+/// Reads all objects for a server: as [`read`] does, with the namespaces of kinds that only that server knows.
+pub(crate) async fn read_for(session: &Session, args: &FileArgs) -> Result<Vec<Manifest>> {
+    let mut manifests = read(args, &session.namespace).await?;
+    for manifest in manifests.iter_mut().filter(|manifest| manifest.kind.is_none() && manifest.namespace().is_none()) {
+        let text = |field: &str| manifest.object[field].as_str().unwrap_or_default();
+        // A kind that the server does not know yet may be defined in these very files.
+        if session.kinds.of(text("apiVersion"), text("kind")).await?.is_some_and(|kind| kind.namespaced) {
+            manifest.object["metadata"]["namespace"] = json!(session.namespace);
+        }
     }
     Ok(manifests)
 }
@@ -209,15 +241,22 @@ mod tests {
         }
     }
 
-    #[test]
-    fn folders_are_read_in_order() {
+    #[tokio::test]
+    async fn folders_are_read_in_order() {
         let folder = tempfile::tempdir().unwrap();
         for (name, object) in [("b.yml", "b"), ("a.yaml", "a"), ("c.txt", "c")] {
             std::fs::write(folder.path().join(name), format!("{{apiVersion: v1, kind: Namespace, metadata: {{name: {object}}}}}")).unwrap();
         }
-        let args = |file: &Path| FileArgs { files: vec![file.display().to_string()], recursive: false };
-        let found = read(&args(folder.path()), "n").unwrap();
+        let args = |file: &Path| FileArgs { files: vec![file.display().to_string()], ..FileArgs::default() };
+        let found = read(&args(folder.path()), "n").await.unwrap();
         assert_eq!(found.iter().map(Manifest::name).collect::<Vec<_>>(), ["a", "b"]);
-        assert!(read(&args(&folder.path().join("absent")), "n").is_err());
+        assert!(read(&args(&folder.path().join("absent")), "n").await.is_err());
+    }
+
+    #[tokio::test]
+    async fn kustomizations_and_nothing_are_usage_errors() {
+        for args in [FileArgs::default(), FileArgs { kustomize: Some("overlay".into()), ..FileArgs::default() }] {
+            assert!(read(&args, "n").await.err().is_some_and(|error| error.is::<crate::failure::Usage>()));
+        }
     }
 }

@@ -26,7 +26,7 @@ pub(crate) struct Args {
 /// Runs the command. Exit code 0 whether or not something would change; 1 when the server would refuse it.
 pub(crate) async fn run(global: &Global, args: &Args) -> Result<ExitCode> {
     let session = Session::open(global)?;
-    let manifests = manifest::read(&args.files, &session.namespace)?;
+    let manifests = manifest::read_for(&session, &args.files).await?;
     let sent = request::send(&session.client, &session.namespace, &manifests, &args.how, true).await?;
     output::print(&render(&sent.outcomes))?;
     if sent.refused {

@@ -10,10 +10,11 @@ use gantry_client::DynamicApi;
 use serde_json::Value;
 
 use crate::duration;
-use crate::get::Selection;
+use crate::failure::usage;
 use crate::output::jsonpath::Template;
 use crate::output::{self, table::clean};
 use crate::resources::qualified_name;
+use crate::selection::Selection;
 use crate::session::{Global, Session};
 
 /// What to wait for.
@@ -100,6 +101,9 @@ pub(crate) fn why(object: Option<&Value>) -> String {
 pub(crate) struct Args {
     #[command(flatten)]
     selection: Selection,
+    /// All objects of the kind, as it is when none is named
+    #[arg(long)]
+    all: bool,
     /// condition=NAME[=STATUS], jsonpath='{PATH}'=VALUE, create or delete
     #[arg(long = "for", value_name = "GOAL", default_value = "condition=Ready")]
     goal: Goal,
@@ -110,8 +114,11 @@ pub(crate) struct Args {
 
 /// Runs the command.
 pub(crate) async fn run(global: &Global, args: &Args) -> Result<ExitCode> {
-    let targets = args.selection.targets()?;
     let session = Session::open(global)?;
+    let targets = args.selection.targets(&session).await?;
+    if args.all && targets.iter().any(|target| !target.names.is_empty()) {
+        return Err(usage("give names or --all, not both"));
+    }
     let mut waits = Vec::new();
     for target in &targets {
         let mut objects: Vec<(Option<String>, String)> = target.names.iter().map(|name| (None, name.clone())).collect();
@@ -122,8 +129,8 @@ pub(crate) async fn run(global: &Global, args: &Args) -> Result<ExitCode> {
             objects = list.items.iter().filter_map(parts).collect();
         }
         for (namespace, name) in objects {
-            let api = target.api(&session.client, Some(namespace.as_deref().unwrap_or(&session.namespace)));
-            waits.push(one(api, qualified_name(target.kind, &name), name, args));
+            let api = target.api(&session.client, namespace.as_deref().or(Some(&session.namespace)));
+            waits.push(one(api, qualified_name(&target.kind, &name), name, args));
         }
     }
     if waits.is_empty() && !matches!(args.goal, Goal::Delete) {

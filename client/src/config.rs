@@ -67,8 +67,9 @@ pub enum ConfigError {
 
 impl Config {
     /// Finds the server. The first that is given counts: `options.host`; a kubeconfig or context of `options`; `GANTRY_HOST`;
-    /// `GANTRY_KUBECONFIG`; the socket of this machine's engine. `KUBECONFIG` and `~/.kube/config` count only when a context is
-    /// named, so that nothing meant for this engine ever reaches a Kubernetes cluster by accident.
+    /// `GANTRY_KUBECONFIG`; the current context of [`own_file`]; the socket of this machine's engine. A context that is named is
+    /// looked up in [`own_file`], then in `KUBECONFIG` or `~/.kube/config`: these count only then, so that nothing meant for this
+    /// engine ever reaches a Kubernetes cluster by accident.
     pub fn find(options: &Options, env: impl Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
         let env = |name: &str| env(name).filter(|value| !value.is_empty());
         if let Some(host) = &options.host {
@@ -77,10 +78,14 @@ impl Config {
         if let Some(file) = &options.kubeconfig {
             return Self::from_file(file, options.context.as_deref());
         }
+        let own = own_file(env);
         if let Some(context) = &options.context {
-            let file = env("GANTRY_KUBECONFIG").or_else(|| env("KUBECONFIG")).map(PathBuf::from);
+            let named = own.filter(|file| env("GANTRY_KUBECONFIG").is_some() || has_context(file, context));
+            let file = named.or_else(|| env("KUBECONFIG").map(PathBuf::from));
             let file = file.or_else(|| env("HOME").map(|home| Path::new(&home).join(".kube/config")));
-            let file = file.ok_or_else(|| ConfigError::Invalid("find the context: neither KUBECONFIG nor HOME is set".to_owned()))?;
+            let file = file.filter(|file| file.exists());
+            let file =
+                file.ok_or_else(|| ConfigError::Invalid(format!("there is no context {context:?}, and no kubeconfig that could have it")))?;
             return Self::from_file(&file, Some(context));
         }
         if let Some(host) = env("GANTRY_HOST") {
@@ -89,7 +94,10 @@ impl Config {
         if let Some(file) = env("GANTRY_KUBECONFIG") {
             return Self::from_file(Path::new(&file), None);
         }
-        Self::from_host(DEFAULT_SOCKET)
+        match own.filter(|file| parse(file).is_ok_and(|file| !file.current_context.is_empty())) {
+            Some(file) => Self::from_file(&file, None),
+            None => Self::from_host(DEFAULT_SOCKET),
+        }
     }
 
     /// From `unix:///path` or an absolute path.
@@ -105,11 +113,7 @@ impl Config {
 
     /// From a kubeconfig file, by its current context or the one named.
     pub fn from_file(path: &Path, context: Option<&str>) -> Result<Self, ConfigError> {
-        let text = read(path)?;
-        let text = String::from_utf8_lossy(&text);
-        let file: Kubeconfig = serde_saphyr::from_str(&text)
-            .map_err(|error| ConfigError::Parse { path: path.display().to_string(), message: error.to_string() })?;
-        file.select(context, path)
+        parse(path)?.select(context, path)
     }
 
     /// A client of the server found, under a field manager. Nothing is connected yet.
@@ -119,6 +123,27 @@ impl Config {
             Server::Tls(endpoint) => Client::tls((**endpoint).clone(), manager),
         }
     }
+}
+
+/// The file with the contexts of this user's engines, in the form of a kubeconfig: `GANTRY_KUBECONFIG`, else `gantry/config` in the
+/// user's folder for configuration (XDG base directories). `None` when the user has no such folder.
+pub fn own_file(env: impl Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let env = |name: &str| env(name).filter(|value| !value.is_empty());
+    if let Some(file) = env("GANTRY_KUBECONFIG") {
+        return Some(file.into());
+    }
+    let folder = env("XDG_CONFIG_HOME").map(PathBuf::from).or_else(|| env("HOME").map(|home| Path::new(&home).join(".config")));
+    folder.map(|folder| folder.join("gantry/config"))
+}
+
+fn has_context(path: &Path, name: &str) -> bool {
+    parse(path).is_ok_and(|file| file.contexts.iter().any(|context| context.name == name))
+}
+
+fn parse(path: &Path) -> Result<Kubeconfig, ConfigError> {
+    let text = read(path)?;
+    serde_saphyr::from_str(&String::from_utf8_lossy(&text))
+        .map_err(|error| ConfigError::Parse { path: path.display().to_string(), message: error.to_string() })
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -322,5 +347,23 @@ contexts:
         assert_eq!(socket(&two, &[("KUBECONFIG", &file), ("GANTRY_HOST", "/a")]), "/run/other.sock");
         assert_eq!(socket(&Options { host: Some("/b".into()), ..two }, &[]), "/b");
         assert!(Config::from_host("tcp://x").is_err());
+        let home = tempfile::tempdir().unwrap();
+        let home_text = home.path().display().to_string();
+        std::fs::create_dir_all(home.path().join("gantry")).unwrap();
+        let own = home.path().join("gantry/config");
+        let xdg: &[(&str, &str)] = &[("XDG_CONFIG_HOME", &home_text), ("KUBECONFIG", &file)];
+        assert_eq!(socket(&Options::default(), xdg), DEFAULT_SOCKET, "there is no file");
+        std::fs::write(
+            &own,
+            "{contexts: [{name: mine, context: {cluster: mine}}], clusters: [{name: mine, cluster: {server: 'unix:///mine'}}]}",
+        )
+        .unwrap();
+        assert_eq!(socket(&Options::default(), xdg), DEFAULT_SOCKET, "no context is current");
+        let mine = Options { context: Some("mine".into()), ..Options::default() };
+        let two = Options { context: Some("two".into()), ..Options::default() };
+        assert_eq!((socket(&mine, xdg).as_str(), socket(&two, xdg).as_str()), ("/mine", "/run/other.sock"));
+        let text = std::fs::read_to_string(&own).unwrap();
+        std::fs::write(&own, text.replacen('{', "{current-context: mine, ", 1)).unwrap();
+        assert_eq!(socket(&Options::default(), xdg), "/mine");
     }
 }

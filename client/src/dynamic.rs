@@ -75,6 +75,11 @@ impl DynamicApi {
     pub async fn list_table(&self, params: &ListParams) -> Result<Value, ClientError> {
         self.client.exchange(Method::GET, &self.endpoint().list_path(params), TABLE, JSON, None).await
     }
+    /// The same with the whole object in each row, to order rows by what is not in their cells.
+    pub async fn list_table_of_objects(&self, params: &ListParams) -> Result<Value, ClientError> {
+        let path = self.endpoint().list_query(params).query("includeObject", "Object").finish();
+        self.client.exchange(Method::GET, &path, TABLE, JSON, None).await
+    }
     /// The changes. The stream ends when the server ends it; a 410 comes as an error.
     pub async fn watch(&self, params: &WatchParams) -> Result<BoxStream<'static, Result<WatchEvent<Value>, ClientError>>, ClientError> {
         self.endpoint().watch(&self.client, params, JSON).await

@@ -63,13 +63,16 @@ impl Endpoint<'_> {
     }
 
     pub(crate) fn list_path(&self, params: &ListParams) -> String {
+        self.list_query(params).finish()
+    }
+
+    pub(crate) fn list_query(&self, params: &ListParams) -> PathBuilder {
         self.collection()
             .maybe("labelSelector", params.labels.as_deref())
             .maybe("fieldSelector", params.fields.as_deref())
             .maybe("limit", params.limit.map(|n| n.to_string()).as_deref())
             .maybe("continue", params.continue_token.as_deref())
             .maybe("resourceVersion", params.resource_version.as_deref())
-            .finish()
     }
 
     pub(crate) async fn watch<T: DeserializeOwned + Send + 'static>(

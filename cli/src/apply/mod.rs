@@ -15,7 +15,6 @@ use crate::duration;
 use crate::manifest::{self, FileArgs, Manifest};
 use crate::output::table::clean;
 use crate::output::{self, Format};
-use crate::resources::qualified_name;
 use crate::session::{Global, Session};
 use request::{ApplyArgs, Outcome, summary};
 
@@ -44,10 +43,10 @@ pub(crate) struct Args {
 pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode> {
     if args.dry_run.as_deref() == Some("client") {
         let namespace = global.namespace.as_deref().unwrap_or("default");
-        return offline(&args, &manifest::read(&args.files, namespace)?);
+        return offline(&args, &manifest::read(&args.files, namespace).await?);
     }
     let session = Session::open(global)?;
-    let manifests = manifest::read(&args.files, &session.namespace)?;
+    let manifests = manifest::read_for(&session, &args.files).await?;
     let dry_run = args.dry_run.is_some();
     let sent = request::send(&session.client, &session.namespace, &manifests, &args.how, dry_run).await?;
     if sent.refused {
@@ -89,7 +88,7 @@ fn waited_for(session: &Session, outcomes: &[Outcome]) -> Vec<progress::Wanted> 
         let kind = find_kind(&outcome.api_version, &outcome.kind).filter(|kind| kind.ours && kind.has_status)?;
         let namespace = Some(outcome.namespace.clone()).filter(|n| !n.is_empty()).unwrap_or_else(|| session.namespace.clone());
         let api = DynamicApi::new(&session.client, kind.into(), Some(&namespace));
-        Some(progress::Wanted { api, shown: qualified_name(kind, &outcome.name), name: outcome.name.clone(), namespace })
+        Some(progress::Wanted { api, shown: outcome.shown(), name: outcome.name.clone(), namespace })
     };
     outcomes.iter().filter(|outcome| outcome.action != "Deleted").filter_map(wanted).collect()
 }

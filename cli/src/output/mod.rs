@@ -1,64 +1,19 @@
 //! How commands print: data on stdout in the form that `-o` asks for.
 
 pub(crate) mod columns;
+mod format;
 pub(crate) mod jsonpath;
+mod printer;
 pub(crate) mod table;
 
 use std::io::{IsTerminal as _, Write as _};
-use std::str::FromStr;
 
 use anyhow::Result;
-use gantry_api::registry::find_kind;
-use serde_json::{Value, json};
+use serde::Serialize as _;
+use serde_json::Value;
 
-use crate::resources::qualified_name;
-use columns::Columns;
-use jsonpath::Template;
-
-/// What `-o` takes.
-#[derive(Debug, Clone, Default)]
-pub(crate) enum Format {
-    /// The server's table.
-    #[default]
-    Table,
-    /// The server's table with all columns.
-    Wide,
-    /// JSON.
-    Json,
-    /// YAML.
-    Yaml,
-    /// `container.gantry.dev/web`.
-    Name,
-    /// A template of paths.
-    JsonPath(Template),
-    /// Columns of one's own.
-    Columns(Columns),
-}
-
-impl FromStr for Format {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let (word, argument) = text.split_once('=').map_or((text, None), |(word, argument)| (word, Some(argument)));
-        match (word, argument) {
-            ("table", None) => Ok(Self::Table),
-            ("wide", None) => Ok(Self::Wide),
-            ("json", None) => Ok(Self::Json),
-            ("yaml", None) => Ok(Self::Yaml),
-            ("name", None) => Ok(Self::Name),
-            ("jsonpath", Some(template)) => Template::parse(template).map(Self::JsonPath),
-            ("custom-columns", Some(columns)) => Columns::parse(columns).map(Self::Columns),
-            _ => Err(format!("{text:?} is none of table, wide, json, yaml, name, jsonpath=TEMPLATE, custom-columns=HEADING:PATH,…")),
-        }
-    }
-}
-
-impl Format {
-    /// Whether the server renders it.
-    pub(crate) fn is_table(&self) -> bool {
-        matches!(self, Self::Table | Self::Wide)
-    }
-}
+pub(crate) use format::Format;
+pub(crate) use printer::Printer;
 
 /// Writes to stdout.
 pub(crate) fn print(text: &str) -> Result<()> {
@@ -78,18 +33,20 @@ pub(crate) fn is_live() -> bool {
 
 /// An object's data in a format other than the server's tables.
 pub(crate) fn render(format: &Format, object: &Value) -> Result<String> {
-    Ok(match format {
-        Format::Json => serde_json::to_string_pretty(object)? + "\n",
-        Format::Yaml => yaml(object)?,
-        Format::JsonPath(template) => template.render(object)?,
-        Format::Columns(columns) => columns.render(&items(object)),
-        Format::Name | Format::Table | Format::Wide => items(object).into_iter().map(|item| name_of(item) + "\n").collect(),
-    })
+    Printer::new(format, true).text(object)
+}
+
+/// JSON as kubectl prints it.
+pub(crate) fn json(object: &Value) -> Result<String> {
+    let mut bytes = Vec::new();
+    object.serialize(&mut serde_json::Serializer::with_formatter(&mut bytes, serde_json::ser::PrettyFormatter::with_indent(b"    ")))?;
+    bytes.push(b'\n');
+    Ok(String::from_utf8(bytes)?)
 }
 
 /// Several objects as one.
 pub(crate) fn list(items: Vec<Value>) -> Value {
-    json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": Value::Array(items)})
+    serde_json::json!({"apiVersion": "v1", "kind": "List", "metadata": {"resourceVersion": ""}, "items": Value::Array(items)})
 }
 
 /// The objects of a list, or the object itself.
@@ -103,38 +60,53 @@ fn items(object: &Value) -> Vec<&Value> {
 /// `container.gantry.dev/web`.
 pub(crate) fn name_of(object: &Value) -> String {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let (api_version, kind, name) = (text(&object["apiVersion"]), text(&object["kind"]), text(&object["metadata"]["name"]));
-    match find_kind(&api_version, &kind) {
-        Some(kind) => qualified_name(kind, &name),
-        None => format!("{}/{name}", kind.to_ascii_lowercase()),
-    }
+    let (api_version, kind, name) = (text(&object["apiVersion"]), text(&object["kind"]).to_lowercase(), text(&object["metadata"]["name"]));
+    let group = api_version.split_once('/').map(|(group, _)| format!(".{group}")).unwrap_or_default();
+    table::clean(&format!("{kind}{group}/{name}"))
 }
 
-/// YAML as it is read back unchanged by parsers of YAML 1.1 and 1.2.
+/// YAML as it is read back unchanged by parsers of YAML 1.1 and 1.2. Long lines stay lines, as folded ones read badly in a diff.
 pub(crate) fn yaml(object: &Value) -> Result<String> {
-    let mut text = serde_saphyr::to_string(object)?;
+    let options = serde_saphyr::ser_options! { folded_wrap_chars: usize::MAX };
+    let mut text = serde_saphyr::to_string_with_options(object, options)?;
     if !text.ends_with('\n') {
         text.push('\n');
     }
     Ok(text)
 }
 
+/// Whole numbers as people and other programs write them: `60` for what JSON decoded as `60.0`.
+pub(crate) fn whole_numbers(value: &mut Value) {
+    /// Up to here each whole number is a number of its own.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match value {
+        Value::Number(number) => {
+            let whole = number.as_f64().filter(|float| number.is_f64() && float.fract() == 0.0 && float.abs() < EXACT);
+            if let Some(whole) = whole {
+                *value = Value::from(whole as i64);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(whole_numbers),
+        Value::Object(fields) => fields.values_mut().for_each(whole_numbers),
+        _ => {}
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     #[test]
-    fn formats_are_understood() {
-        assert!(matches!("wide".parse(), Ok(Format::Wide)));
-        assert!(matches!("jsonpath={.a}".parse(), Ok(Format::JsonPath(_))));
-        for wrong in ["xml", "jsonpath", "jsonpath={.a", "json=1", "custom-columns=A"] {
-            assert!(wrong.parse::<Format>().is_err(), "{wrong}");
-        }
+    fn whole_numbers_have_no_point() {
+        let mut object = json!({"a": [60.0, 0.5, -3.0, 1e300], "b": 7});
+        whole_numbers(&mut object);
+        assert_eq!(object.to_string(), r#"{"a":[60,0.5,-3,1e+300],"b":7}"#);
     }
 
     #[test]
     fn yaml_comes_back_unchanged() {
-        let object = json!({"a": "yes", "b": "0644", "c": "1.10", "d": ["x: y", "", "multi\nline\n", "- dash", "null", "~"], "e": {"f": null, "g": true, "h": {}}, "i": []});
+        let object = json!({"long": "word ".repeat(40) + "end", "a": "yes", "b": "0644", "c": "1.10", "d": ["x: y", "", "multi\nline\n", "- dash", "null", "~"], "e": {"f": null, "g": true, "h": {}}, "i": []});
         let text = yaml(&object).unwrap();
         let back: Vec<Value> = serde_saphyr::from_multiple_with_options(&text, crate::manifest::yaml_options()).unwrap();
         assert_eq!(back, [object], "{text}");
