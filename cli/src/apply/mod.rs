@@ -117,7 +117,11 @@ fn errors_of(manifest: &Manifest) -> Vec<String> {
     let shown = output::name_of(&manifest.object);
     let Some(kind) = manifest.kind else {
         let text = |field: &str| manifest.object[field].as_str().unwrap_or_default().to_owned();
-        return vec![format!("{shown}: there is no kind {} in {}", text("kind"), text("apiVersion"))];
+        return vec![format!(
+            "{shown}: no kind {} in {} is built in; if the server has one, check it with --dry-run=server",
+            text("kind"),
+            text("apiVersion")
+        )];
     };
     let errors = match kind.rules.normalize(manifest.object.clone()) {
         Ok(object) => kind.rules.validate(&object, None),

@@ -101,3 +101,51 @@ fn version_of(form: Form, piece: &Value) -> Option<String> {
     let object = if form == Form::Table { &piece["rows"][0]["object"] } else { piece };
     object["metadata"]["resourceVersion"].as_str().map(str::to_owned)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::VecDeque;
+    use std::sync::{Arc, Mutex};
+
+    use futures_util::future::BoxFuture;
+    use gantry_client::{Body, Client, Resource, Transport, body};
+    use http::{Request, Response};
+
+    use super::*;
+
+    /// Answers with what comes next, and remembers what was asked.
+    struct Script {
+        answers: Mutex<VecDeque<&'static str>>,
+        asked: Mutex<Vec<String>>,
+    }
+
+    impl Transport for Script {
+        fn send(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, ClientError>> {
+            self.asked.lock().unwrap().push(request.uri().to_string());
+            let answer = self.answers.lock().unwrap().pop_front().expect("no more was to be asked");
+            Box::pin(async move { Ok(Response::new(body::full(answer))) })
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_watch_goes_on_where_it_ended_until_that_is_too_long_ago() {
+        let answers = [
+            "{\"type\":\"ADDED\",\"object\":{\"metadata\":{\"name\":\"a\",\"resourceVersion\":\"5\"}}}\n",
+            "",
+            "{\"type\":\"BOOKMARK\",\"object\":{\"metadata\":{\"resourceVersion\":\"9\"}}}\n",
+            "{\"type\":\"DELETED\",\"object\":{\"metadata\":{\"name\":\"a\",\"resourceVersion\":\"10\"}}}\n",
+            "{\"type\":\"ERROR\",\"object\":{\"kind\":\"Status\",\"code\":410,\"reason\":\"Expired\",\"message\":\"too old\"}}\n",
+        ];
+        let script = Arc::new(Script { answers: Mutex::new(answers.into()), asked: Mutex::default() });
+        let resource = Resource { group: String::new(), version: "v1".into(), plural: "configmaps".into(), namespaced: false };
+        let api = DynamicApi::new(&Client::new(script.clone(), "test"), resource, None);
+        let params = WatchParams { resource_version: Some("1".into()), ..WatchParams::default() };
+        let mut events = follow(api, params, Form::Objects);
+        assert_eq!(events.next().await.unwrap().unwrap().0, "ADDED");
+        assert_eq!(events.next().await.unwrap().unwrap().0, "DELETED");
+        assert!(events.next().await.unwrap().unwrap_err().to_string().contains("begin it again"));
+        assert!(events.next().await.is_none());
+        let versions: Vec<String> = script.asked.lock().unwrap().iter().map(|uri| uri.rsplit('=').next().unwrap().to_owned()).collect();
+        assert_eq!(versions, ["1", "5", "5", "9", "10"]);
+    }
+}
