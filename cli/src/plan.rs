@@ -55,6 +55,9 @@ fn render(outcomes: &[Outcome]) -> String {
         for warning in &outcome.warnings {
             text.push_str(&format!("    warning: {}\n", clean(warning)));
         }
+        if outcome.action == "Updated" && outcome.changes.is_empty() {
+            text.push_str("    no field differs; only who owns them does\n");
+        }
         for change in outcome.changes.iter().filter(|_| outcome.action != "Created") {
             text.push_str(&format!("    {}: {} -> {}\n", change.path, short(&change.old), short(&change.new)));
         }
@@ -84,9 +87,10 @@ mod tests {
             {"apiVersion": "gantry.dev/v1", "kind": "Volume", "name": "data", "action": "Created"},
             {"apiVersion": "gantry.dev/v1", "kind": "Container", "name": "web", "action": "Updated", "effect": "Replace", "effectMessage": "replaces web",
              "changes": [{"path": "spec.image", "old": "nginx:1", "new": "nginx:2"}, {"path": "spec.tty", "old": null, "new": true}]},
+            {"apiVersion": "gantry.dev/v1", "kind": "Image", "name": "i", "action": "Updated"},
             {"apiVersion": "gantry.dev/v1", "kind": "Network", "name": "n", "action": "Unchanged"}]))
         .unwrap();
-        let expected = "+ volume.gantry.dev/data\n~ container.gantry.dev/web  replaces web\n    spec.image: \"nginx:1\" -> \"nginx:2\"\n    spec.tty: (none) -> true\nPlan: 1 to create, 1 to change, 0 to delete, 1 unchanged.\n";
+        let expected = "+ volume.gantry.dev/data\n~ container.gantry.dev/web  replaces web\n    spec.image: \"nginx:1\" -> \"nginx:2\"\n    spec.tty: (none) -> true\n~ image.gantry.dev/i\n    no field differs; only who owns them does\nPlan: 1 to create, 2 to change, 0 to delete, 1 unchanged.\n";
         assert_eq!(render(&outcomes), expected);
     }
 }
