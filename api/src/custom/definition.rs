@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 
 use serde_json::{Map, Value, json};
 
-use super::{rules, structural};
+use super::{keywords, rules};
 use crate::registry::{Cell, Column, KindInfo, Rules};
 use crate::schema;
 use crate::validate::{FieldError, FieldErrorReason};
@@ -75,7 +75,7 @@ impl Rules for Definition {
     fn check(&self, object: &Value) -> Vec<FieldError> {
         let mut errors = schema::check(self.schema(), object);
         if !schema::deeper_than(object, schema::MAX_DEPTH) {
-            each_schema(object, |schema, path| structural::unknown(schema, path, &mut errors));
+            each_schema(object, |schema, path| keywords::unknown(schema, path, &mut errors));
         }
         errors
     }
@@ -83,7 +83,7 @@ impl Rules for Definition {
         schema::prune(self.schema(), object);
         for version in object.pointer_mut("/spec/versions").and_then(Value::as_array_mut).into_iter().flatten() {
             if let Some(schema) = version.pointer_mut("/schema/openAPIV3Schema") {
-                structural::prune(schema, 0);
+                keywords::prune(schema, 0);
             }
         }
     }
@@ -142,7 +142,7 @@ fn fill_in(object: &mut Value) {
     }
 }
 
-/// The schema of a definition; those of its versions are walked by `structural`.
+/// The schema of a definition; those of its versions are walked by `keywords`.
 fn definition_schema() -> &'static Value {
     static SCHEMA: OnceLock<Value> = OnceLock::new();
     SCHEMA.get_or_init(|| {

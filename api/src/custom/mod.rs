@@ -1,6 +1,6 @@
 //! Kinds that are added at run time: CustomResourceDefinitions, and the kinds that they bring.
 //!
-//! * `definition`: the kind CustomResourceDefinition itself; `rules` and `structural` say which are taken.
+//! * `definition`: the kind CustomResourceDefinition itself; `rules`, `structural` and `keywords` say which are taken.
 //! * `names`: which names a definition gets, and the conditions that say so.
 //! * `object`: from a definition to its kinds.
 //! * `node`, `walk`, `judge`, `format`, `path`: a schema made ready; unknown fields and defaults; validation; paths.
@@ -8,6 +8,7 @@
 mod definition;
 mod format;
 mod judge;
+mod keywords;
 mod names;
 mod node;
 mod object;

@@ -4,6 +4,7 @@
 mod table;
 
 use std::borrow::Cow;
+use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -125,6 +126,12 @@ impl Deref for KindRef {
             Self::BuiltIn(kind) => kind,
             Self::Custom(kind) => kind,
         }
+    }
+}
+
+impl fmt::Debug for KindRef {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.qualified())
     }
 }
 
