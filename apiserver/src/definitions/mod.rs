@@ -108,7 +108,7 @@ pub(crate) fn definition_kind() -> Option<&'static KindInfo> {
 }
 
 /// All stored definitions with their revisions.
-fn stored(cache: &Cache) -> Vec<(Revision, Value)> {
+pub(crate) fn stored(cache: &Cache) -> Vec<(Revision, Value)> {
     let Some(kind) = definition_kind() else { return Vec::new() };
     let (entries, _) = cache.list(&crate::strategy::object::resource(kind), &Selection::default());
     entries.iter().filter_map(|entry| Some((entry.revision, decode(entry).ok()?))).collect()

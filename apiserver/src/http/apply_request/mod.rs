@@ -2,8 +2,9 @@
 //!
 //! Every object is applied on its own against the present state; all errors of all objects are collected; what they need of one
 //! another is looked at over the whole file; then everything is committed at once or nothing is. Objects may name a namespace that the
-//! same file makes. A file may be a set, which is remembered, so that what is left out of it can be pruned.
+//! same file makes, and be of a kind that it defines. A file may be a set, which is remembered, so that what is left out of it can be pruned.
 
+mod defined;
 mod effect;
 mod plan;
 mod result;
@@ -30,7 +31,7 @@ use set::Set;
 
 /// The most objects of one request.
 const MAX_OBJECTS: usize = 1_000;
-/// The namespace of objects that name none.
+/// The namespace of a request that names none.
 const DEFAULT_NAMESPACE: &str = "default";
 
 /// What is asked for.
@@ -39,6 +40,8 @@ struct Asked {
     objects: Vec<Value>,
     /// Of each object the paths of fields that stand twice in it.
     duplicates: Vec<Vec<String>>,
+    /// Of objects that name none.
+    namespace: String,
     set: Option<Set>,
     prune: bool,
     options: WriteOptions,
@@ -58,8 +61,8 @@ impl Asked {
         options.force = flag("force");
         options.applied = true;
         let namespace = meta_text(&request, "namespace");
-        let namespace = if namespace.is_empty() { DEFAULT_NAMESPACE } else { namespace };
-        let set = text("set").map(|text| Set::parse(text, namespace)).transpose()?;
+        let namespace = if namespace.is_empty() { DEFAULT_NAMESPACE } else { namespace }.to_owned();
+        let set = text("set").map(|text| Set::parse(text, &namespace)).transpose()?;
         let prune = flag("prune");
         if prune && set.is_none() {
             return Err(wrong("spec.set", FieldErrorReason::Required, "spec.prune deletes what has left a set: say which"));
@@ -73,7 +76,7 @@ impl Asked {
             return Err(wrong(path, FieldErrorReason::Duplicate, "the field stands twice in the request"));
         }
         let metadata = request.get_mut("metadata").map(Value::take).filter(Value::is_object).unwrap_or_else(|| json!({}));
-        Ok(Self { metadata, objects, duplicates: of_objects, set, prune, options })
+        Ok(Self { metadata, objects, duplicates: of_objects, namespace, set, prune, options })
     }
 
     fn answer(&self, planned: &Planned) -> Response<Body> {

@@ -16,9 +16,10 @@ use super::super::error::ApiError;
 use super::super::options::WriteOptions;
 use super::super::patch::{check_config, failure};
 use super::super::write::operation;
+use super::Asked;
+use super::defined::Defined;
 use super::result::{refusal, refused, result};
 use super::set::Set;
-use super::{Asked, DEFAULT_NAMESPACE};
 use crate::admission::{check_namespace, check_write};
 use crate::auth::{Attributes, Identity};
 use crate::definitions::{check_definition, room};
@@ -64,6 +65,10 @@ struct Context<'a> {
     options: &'a WriteOptions,
     /// Namespaces that the file itself declares.
     declared: &'a BTreeSet<String>,
+    /// Of objects that name none.
+    namespace: &'a str,
+    /// Kinds that the file itself defines.
+    defined: &'a Defined,
 }
 
 /// The results and the operations of the whole request.
@@ -72,10 +77,12 @@ struct Context<'a> {
 /// All errors of all objects at once.
 pub(super) fn plan(server: &AppState, identity: &Identity, asked: &Asked) -> Result<Planned, ApiError> {
     let declared = namespaces_of(&asked.objects);
-    let context = Context { server, identity, options: &asked.options, declared: &declared };
+    let defined = Defined::by(server, &asked.objects);
+    let context =
+        Context { server, identity, options: &asked.options, declared: &declared, namespace: &asked.namespace, defined: &defined };
     let mut file = File::default();
     for (object, duplicates) in asked.objects.iter().zip(&asked.duplicates) {
-        let planned = identity_of(server, object).and_then(|(kind, namespace, name)| {
+        let planned = identity_of(context, object).and_then(|(kind, namespace, name)| {
             let key = key(&kind, namespace, name);
             if !file.keys.insert(key.clone()) {
                 return Err(ApiError::bad_request(format!("{} {name:?} stands twice in the request", kind.qualified())));
@@ -212,18 +219,21 @@ fn namespaces_of(objects: &[Value]) -> BTreeSet<String> {
 }
 
 /// Kind, namespace and name of an object of the file.
-fn identity_of<'a>(server: &AppState, object: &'a Value) -> Result<(KindRef, &'a str, &'a str), ApiError> {
+fn identity_of<'a>(context: Context<'a>, object: &'a Value) -> Result<(KindRef, &'a str, &'a str), ApiError> {
     let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default();
-    let kind = (server.kinds)
-        .find_kind(text("apiVersion"), text("kind"))
-        .ok_or_else(|| ApiError::bad_request(format!("no kind {:?} in version {:?} is known here", text("kind"), text("apiVersion"))))?;
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    let kind =
+        context.defined.find_kind(api_version, kind).or_else(|| context.server.kinds.find_kind(api_version, kind)).ok_or_else(|| {
+            let problem = context.defined.problem(api_version).map(|problem| format!(": {problem}")).unwrap_or_default();
+            ApiError::bad_request(format!("no kind {kind:?} in version {api_version:?} is known here{problem}"))
+        })?;
     let name = meta_text(object, "name");
     if name.is_empty() {
         return Err(ApiError::bad_request(format!("{}: metadata.name is required", kind.kind)));
     }
     let namespace = match (kind.namespaced, meta_text(object, "namespace")) {
         (false, _) => "",
-        (true, "") => DEFAULT_NAMESPACE,
+        (true, "") => context.namespace,
         (true, given) => given,
     };
     Ok((kind, namespace, name))
@@ -240,7 +250,7 @@ fn item(object: &Value, (kind, namespace, name): (KindRef, &str, &str), duplicat
 }
 
 fn one(context: Context<'_>, item: Item, key: Key, set: Option<&Set>) -> Result<Step, ApiError> {
-    let Context { server, identity, options, declared } = context;
+    let Context { server, identity, options, declared, .. } = context;
     let kind = &*item.kind;
     let entry = server.cache.get(&key);
     permit(server, identity, &attributes(if entry.is_some() { "patch" } else { "create" }, kind, &item.namespace, &item.name))?;
@@ -272,7 +282,8 @@ fn one(context: Context<'_>, item: Item, key: Key, set: Option<&Set>) -> Result<
                 checked => checked?,
             };
             room(&server.cache, kind, &item.name)?;
-            let checks = check.into_iter().chain(check_definition(&server.cache, kind)?).collect();
+            let definition = if context.defined.is_new(kind) { None } else { check_definition(&server.cache, kind)? };
+            let checks = check.into_iter().chain(definition).collect();
             (prepared, Expect::Absent, checks)
         }
     };

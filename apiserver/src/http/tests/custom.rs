@@ -343,3 +343,37 @@ async fn metrics_have_one_series_for_all_custom_kinds() {
             && !page.lines().any(|line| line.starts_with("apiserver_request") && line.contains("widgets"))
     );
 }
+
+#[tokio::test]
+async fn a_file_defines_a_kind_and_its_objects_at_once_or_nothing() {
+    let api = Harness::new().await;
+    let requests = "/apis/gantry.dev/v1/applyrequests?fieldManager=test";
+    let request = |objects: Vec<Value>| json!({"apiVersion": "gantry.dev/v1", "kind": "ApplyRequest", "spec": {"objects": objects}});
+    let refused = api.post(requests, request(vec![widget("a")])).await.is(422);
+    assert!(refused["message"].as_str().unwrap().contains("no kind \"Widget\" in version \"example.com/v1\""), "{refused}");
+    let mut wrong = widget("a");
+    wrong["spec"]["colour"] = json!("green");
+    api.post(requests, request(vec![definition(), wrong])).await.is(422);
+    assert_eq!(api.get(&format!("{CRDS}/widgets.example.com")).await.status, 404, "nothing of it was done");
+
+    let both = request(vec![widget("a"), definition()]);
+    let planned = api.post(&format!("{requests}&dryRun=All"), both.clone()).await.is(201);
+    assert_eq!(planned["status"]["results"][0]["action"], "Created");
+    assert_eq!(api.get(WIDGETS).await.status, 404);
+    api.post(requests, both.clone()).await.is(201);
+    assert_eq!(api.get(&format!("{WIDGETS}/a")).await.is(200)["spec"]["replicas"], 1);
+    let again = api.post(requests, both).await.is(201);
+    let actions: Vec<&Value> = again["status"]["results"].as_array().unwrap().iter().map(|result| &result["action"]).collect();
+    assert_eq!(json!(actions), json!(["Unchanged", "Unchanged"]));
+
+    let mut taken = definition();
+    taken["metadata"]["name"] = json!("gadgets.example.com");
+    taken["spec"]["names"] = json!({"plural": "gadgets", "kind": "Gadget", "shortNames": ["wd"]});
+    let mut gadget = widget("g");
+    gadget["kind"] = json!("Gadget");
+    let refused = api.post(requests, request(vec![taken, gadget])).await.is(422);
+    assert!(
+        refused["message"].as_str().unwrap().contains("not all names of the CustomResourceDefinition \"gadgets.example.com\" are free"),
+        "{refused}"
+    );
+}
