@@ -25,6 +25,7 @@ pub(crate) mod negotiate;
 mod node_lease;
 mod options;
 mod params;
+pub mod parsers;
 mod patch;
 mod protobuf;
 pub(crate) mod render;
