@@ -125,7 +125,7 @@ fn run_merge_patch(bytes: &[u8]) {
 
 fn run_strategic_merge(bytes: &[u8]) {
     if let (Some(patch), Some(kind)) = (json_of(bytes), find_word("serviceaccount")) {
-        let _ = strategic_merge(&object(), &patch, (kind.schema)());
+        let _ = strategic_merge(&object(), &patch, kind.schema());
     }
 }
 
@@ -138,8 +138,8 @@ fn run_apply(bytes: &[u8]) {
     let mut live = config.clone();
     let entry = json!({"manager": "o", "operation": "Apply", "apiVersion": "gantry.dev/v1", "fieldsType": "FieldsV1", "fieldsV1": value});
     live["metadata"]["managedFields"] = json!([entry]);
-    let _ = apply(Some(&live), &config, (kind.schema)(), &writer);
-    let _ = apply(Some(&config), &value, (kind.schema)(), &writer);
+    let _ = apply(Some(&live), &config, kind.schema(), &writer);
+    let _ = apply(Some(&config), &value, kind.schema(), &writer);
 }
 
 fn request_line(bytes: &[u8]) {
