@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use live::Live;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 use tokio_util::sync::CancellationToken;
 
 /// For what is judged at once.
@@ -354,6 +354,9 @@ async fn slow_senders_are_cut_off_and_hold_nobody_up() {
     let scene = Scene::set().await;
     let begins = [
         (format!("GET {MAPS} HTTP/1.1\r\nHost: x\r\n"), "X-A: 1\r\n".as_bytes(), vec![408, 0]),
+        // Which HTTP these speak is not known yet.
+        (String::new(), b"".as_slice(), vec![0]),
+        ("PRI * HT".to_owned(), b"", vec![0]),
         (
             format!("POST {MAPS} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"),
             b" ".as_slice(),
@@ -384,6 +387,11 @@ async fn slow_senders_are_cut_off_and_hold_nobody_up() {
             assert!(expected.contains(&status), "{text}");
         }));
     }
+    // Before the TLS handshake nobody is known at all.
+    let mut silent = TcpStream::connect(scene.live.address).await.expect("connect");
+    slow.push(tokio::spawn(async move {
+        assert_eq!(silent.read(&mut [0; 64]).await.unwrap_or_default(), 0, "it is closed without a word");
+    }));
     for each in slow {
         tokio::time::timeout(PATIENCE, each).await.expect("it is cut off in time").expect("it is answered as it should be");
     }
