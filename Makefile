@@ -13,7 +13,11 @@ BENCH_PACKAGES := etcd-server protobuf-compiler libprotobuf-dev
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-18s %s\n", $$1, $$2}'
 
+# The judges of the API that are written in Python come into an environment of their own.
+TEST_PACKAGES := python3-venv
+
 setup: packages ## install what is missing (Debian packages and cargo tools; as root)
+	@dev/packages $(TEST_PACKAGES)
 	@dev/tools cargo-nextest cargo-deny
 
 # Apart from the tools, which take minutes to build and which only tests need.

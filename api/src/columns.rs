@@ -232,6 +232,19 @@ pub(crate) const SECRET: &[Column] =
 /// ConfigMap: Data.
 pub(crate) const CONFIG_MAP: &[Column] = &[number("Data", "How many keys it has.", data_count)];
 
+/// ServiceAccount: Secrets.
+pub(crate) const SERVICE_ACCOUNT: &[Column] =
+    &[number("Secrets", "How many secrets it may use.", |object, _| list(object, "/secrets").len().into())];
+
+/// Service: Type, Cluster-IP, Port(s).
+pub(crate) const SERVICE: &[Column] = &[
+    text("Type", "How it is reached.", |object, _| at(object, "/spec/type")),
+    text("Cluster-IP", "Its address.", |object, _| at(object, "/spec/clusterIP")),
+    text("Port(s)", "Its ports.", |object, _| {
+        joined(list(object, "/spec/ports").iter().filter_map(|port| port["port"].as_i64()).map(|port| port.to_string()))
+    }),
+];
+
 /// Event: Last Seen, Type, Reason, Object, Message; wide: Count.
 pub(crate) const EVENT: &[Column] = &[
     text("Last Seen", "When it last happened.", last_seen),

@@ -12,6 +12,7 @@ use gantry_api::registry::{KindInfo, Subresource, kinds};
 use serde_json::{Value, json};
 
 use crate::definitions::{Kinds, Table};
+use crate::http::compress::compress;
 use crate::http::error::ApiError;
 use crate::http::negotiate::accepted;
 use crate::http::render;
@@ -91,7 +92,6 @@ impl<'a> Resource<'a> {
 /// All resources, core first: of two groups with the same resource name, clients take the first.
 fn all(custom: &Table) -> Vec<Resource<'_>> {
     let mut all: Vec<Resource<'_>> = kinds().iter().map(Resource::stored).collect();
-    all.push(Resource::unstored("", "Service", "services", "service", true, &["list"]));
     all.push(Resource::unstored("gantry.dev", "ApplyRequest", "applyrequests", "applyrequest", false, &["create"]));
     all.push(Resource::unstored(
         "authentication.k8s.io",
@@ -101,10 +101,33 @@ fn all(custom: &Table) -> Vec<Resource<'_>> {
         false,
         &["create"],
     ));
-    let review = "selfsubjectaccessreview";
-    all.push(Resource::unstored("authorization.k8s.io", "SelfSubjectAccessReview", "selfsubjectaccessreviews", review, false, &["create"]));
+    for (kind, plural, singular) in [
+        ("SelfSubjectAccessReview", "selfsubjectaccessreviews", "selfsubjectaccessreview"),
+        ("SelfSubjectRulesReview", "selfsubjectrulesreviews", "selfsubjectrulesreview"),
+    ] {
+        all.push(Resource::unstored("authorization.k8s.io", kind, plural, singular, false, &["create"]));
+    }
     all.extend(custom.kinds().map(|kind| Resource::stored(kind)));
     all
+}
+
+/// A resource or a part of one, and what can be done with it.
+pub(crate) struct ResourceVerbs<'a> {
+    pub(crate) group: &'a str,
+    pub(crate) plural: &'a str,
+    /// Empty for the resource itself.
+    pub(crate) subresource: &'static str,
+    pub(crate) verbs: Vec<&'static str>,
+}
+
+/// All that can be asked for.
+pub(crate) fn resource_verbs(custom: &Table) -> Vec<ResourceVerbs<'_>> {
+    let mut found = Vec::new();
+    for Resource { group, plural, verbs, subresources, .. } in all(custom) {
+        found.push(ResourceVerbs { group, plural, subresource: "", verbs });
+        found.extend(subresources.into_iter().map(|part| ResourceVerbs { group, plural, subresource: part.name, verbs: part.verbs }));
+    }
+    found
 }
 
 /// Groups in order, core left out, each with its versions, the preferred one first.
@@ -257,13 +280,14 @@ pub(crate) fn cached(headers: &HeaderMap, text: String) -> Response<Body> {
     let tag = format!("\"{}\"", hash(&text));
     let known = headers.get_all(header::IF_NONE_MATCH).iter().filter_map(|v| v.to_str().ok());
     let known = known.flat_map(|v| v.split(',')).any(|v| v.trim() == tag);
+    let bytes = text.len();
     let mut response =
         render::json(if known { StatusCode::NOT_MODIFIED } else { StatusCode::OK }, if known { Body::empty() } else { Body::from(text) });
     if let Ok(value) = HeaderValue::from_str(&tag) {
         response.headers_mut().insert(header::ETAG, value);
     }
     response.headers_mut().insert(header::VARY, HeaderValue::from_static("Accept"));
-    response
+    compress(headers, bytes, response)
 }
 
 /// A fingerprint of a document that is the same in every process of one build.

@@ -17,6 +17,7 @@ use crate::discovery::{cached, hash};
 use crate::http::error::ApiError;
 
 const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta";
+const STATUS: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Status";
 const LIST_META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.ListMeta";
 
 /// Documents by path: `api/v1`, `apis/gantry.dev/v1`.
@@ -90,6 +91,7 @@ fn make(kinds: &[&KindInfo]) -> Value {
     let mut schemas = Map::new();
     schemas.insert(META.into(), schema::object_meta().clone());
     schemas.insert(LIST_META.into(), list_meta());
+    schemas.insert(STATUS.into(), status());
     for kind in kinds {
         let mut object = kind.schema().clone();
         object["x-kubernetes-group-version-kind"] = json!([gvk(kind, "")]);
@@ -120,6 +122,21 @@ fn list_meta() -> Value {
         "resourceVersion": text("The version of the whole list."),
         "continue": text("Token of the next page."),
         "remainingItemCount": {"type": "integer", "format": "int64", "description": "Objects after this page."},
+    }})
+}
+
+/// What failures are told by, and deletions.
+fn status() -> Value {
+    let text = |description: &str| json!({"type": "string", "description": description});
+    json!({"type": "object", "description": "The outcome of a request that answers no object.", "required": ["kind", "apiVersion"], "properties": {
+        "kind": {"type": "string", "enum": ["Status"], "description": "Status."},
+        "apiVersion": {"type": "string", "enum": ["v1"], "description": "v1."},
+        "metadata": reference(LIST_META, "Standard list metadata."),
+        "status": {"type": "string", "enum": ["Success", "Failure"], "description": "Whether it was done."},
+        "message": text("One sentence."),
+        "reason": text("CamelCase word for programs, such as NotFound."),
+        "code": {"type": "integer", "format": "int32", "description": "The HTTP status."},
+        "details": {"type": "object", "description": "What it is about: name, group, kind, uid, causes, retryAfterSeconds."},
     }})
 }
 
@@ -212,10 +229,16 @@ fn operation(kind: &KindInfo, action: &str, answer: &str, subresource: &str, par
     let scope = if kind.namespaced { "Namespaced" } else { "" };
     let group: String = kind.group.split(['.', '-']).map(capitalize).collect();
     let id = format!("{action}{group}{}{scope}{}{answer}{subresource}", capitalize(&kind.version), kind.kind);
+    let answered = |description: &str, schema: &Value| json!({"description": description, "content": {"application/json": schema}});
+    let failed = json!({"schema": {"$ref": format!("#/components/schemas/{STATUS}")}});
+    let mut responses = json!({"200": answered("OK", &schema(answer)), "default": answered("Failed", &failed)});
+    if matches!(action, "post" | "patch") {
+        responses["201"] = answered("Created", &schema(answer));
+    }
     let mut operation = json!({
         "operationId": id,
         "parameters": parameters,
-        "responses": {"200": {"description": "OK", "content": {"application/json": schema(answer)}}},
+        "responses": responses,
         "x-kubernetes-action": action,
         "x-kubernetes-group-version-kind": gvk(kind, ""),
     });

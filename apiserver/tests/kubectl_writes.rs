@@ -6,43 +6,30 @@
 #[path = "../../tests/src/kubectl.rs"]
 pub mod kubectl;
 
+mod live;
+
 use std::path::PathBuf;
 use std::process::{Command, Output};
-use std::sync::Arc;
 
-use gantry_apiserver::auth::FixedAuthorizer;
-use gantry_apiserver::cache::{Cache, CacheConfig};
-use gantry_apiserver::server::{Listeners, ServerConfig};
-use gantry_apiserver::store::memory::MemoryStore;
-use gantry_apiserver::{ApiServer, router};
+use live::Live;
 use serde_json::Value;
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn unmodified_kubectl_applies_patches_and_prunes() {
-    let dir = tempfile::tempdir().expect("a directory");
-    let cache = Cache::open(Arc::new(MemoryStore::new()), CacheConfig::default()).await.expect("open the cache");
-    let server = Arc::new(ApiServer::new(cache, Arc::new(FixedAuthorizer)));
-    let mut config = ServerConfig::new(dir.path());
-    config.socket = None;
-    config.listen = vec!["127.0.0.1:0".parse().expect("an address")];
-    let listeners = Listeners::bind(&config, jiff::Timestamp::now()).await.expect("listen");
-    let stop = CancellationToken::new();
-    let served = tokio::spawn(listeners.serve(router(server), stop.clone()));
+    let live = Live::start().await;
     let all = kubectl::kubectls();
     if all.is_empty() {
         eprintln!("NOT RUN: no kubectl of 1.{} or later was found", kubectl::OLDEST_MINOR);
     }
     for (binary, minor) in all {
         eprintln!("kubectl 1.{minor}");
-        let kubeconfig = dir.path().join("admin.kubeconfig");
+        let kubeconfig = live.kubeconfig();
         let home = tempfile::tempdir().expect("a home for kubectl");
         let space = Space { binary, kubeconfig, home, namespace: format!("apply{minor}") };
         tokio::task::spawn_blocking(move || space.judge()).await.expect("kubectl is content");
     }
-    stop.cancel();
-    served.await.expect("the server ends");
+    live.stop().await;
 }
 
 /// One kubectl in a namespace of its own.

@@ -9,6 +9,7 @@
 //! * `image`: finds or makes the Image of each Container, names its resolver, sums up `Ready`, collects generated Images.
 //! * `network`: subnets of Networks and addresses of Containers.
 //! * `volume`: nodes, users and finalizers of Volumes.
+//! * `service_account`: the ServiceAccount `default` of each Namespace.
 //! * `garbage_collector`: what goes with its owners. `namespace`: what goes with its Namespace. `node_lifecycle`: what goes with its Node.
 
 mod context;
@@ -19,6 +20,7 @@ mod network;
 mod node_lifecycle;
 mod runtime;
 mod scheduler;
+mod service_account;
 mod table;
 mod volume;
 
@@ -56,6 +58,7 @@ pub async fn run(client: Client, config: Config, stop: CancellationToken) {
     garbage_collector::start(&mut manager, &context);
     namespace::start(&mut manager, &context);
     node_lifecycle::start(&mut manager, &context);
+    service_account::start(&mut manager, &context);
     manager.run().await;
     stop.cancel();
 }

@@ -24,6 +24,7 @@ pub static CONTROLLERS: &[ControllerInfo] = &[
     crate::network::INFO,
     crate::node_lifecycle::INFO,
     crate::scheduler::INFO,
+    crate::service_account::INFO,
     crate::volume::INFO,
 ];
 

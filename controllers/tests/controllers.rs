@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use gantry_api::kinds::container::{ContainerNetwork, ContainerSpec, Mount, VolumeMountSource};
-use gantry_api::kinds::core::{ConfigMap, Event, Namespace, Node};
+use gantry_api::kinds::core::{ConfigMap, Event, Namespace, Node, ServiceAccount};
 use gantry_api::kinds::network::NetworkSpec;
 use gantry_api::kinds::volume::VolumeSpec;
 use gantry_api::{Container, Image, Kind, Network, Volume};
@@ -364,5 +364,17 @@ async fn containers_of_a_vanished_node_are_given_up() {
     world.delete::<Node>("a", Propagation::Background).await;
     world.until_gone::<Container>("leaves").await;
     world.until_condition::<Container>("stays", "Ready", "NodeGone").await;
+    world.stop().await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_namespace_has_its_default_service_account() {
+    let mut world = World::with_nodes(&[]).await;
+    world.until::<ServiceAccount>("default", |found| found.is_some()).await;
+    world.delete::<ServiceAccount>("default", Propagation::Background).await;
+    world.until::<ServiceAccount>("default", |found| found.is_some_and(|account| !account.is_terminating())).await;
+    world.delete::<Namespace>("ns", Propagation::Background).await;
+    world.until_gone::<Namespace>("ns").await;
+    assert!(world.api::<ServiceAccount>().find("default").await.unwrap().is_none(), "it goes with its namespace");
     world.stop().await;
 }

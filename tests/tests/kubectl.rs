@@ -119,6 +119,11 @@ fn pods(kubectl: &Kubectl<'_>) {
 fn core_kinds(kubectl: &Kubectl<'_>, minor: u32) {
     let namespace = format!("team{minor}");
     kubectl.run(&["create", "namespace", &namespace]);
+    until("the namespace's account", Duration::from_secs(30), || {
+        let named = kubectl.command(&["-n", &namespace, "get", "serviceaccounts", "-o", "name"]).output().expect("get");
+        let names = String::from_utf8_lossy(&named.stdout).into_owned();
+        if names.contains("serviceaccount/default") { Ok(()) } else { Err(names) }
+    });
     kubectl.run(&["-n", &namespace, "create", "configmap", "settings", "--from-literal=a=1"]);
     kubectl.run(&["-n", &namespace, "create", "secret", "generic", "key", "--from-literal=password=x"]);
     assert_eq!(kubectl.run(&["-n", &namespace, "get", "cm", "settings", "-o", "jsonpath={.data.a}"]), "1");

@@ -4,7 +4,7 @@ use serde_json::Value;
 
 use super::normalize;
 use crate::k8s_openapi::api::core::v1::{NamespaceSpec, NamespaceStatus};
-use crate::kinds::core::{ConfigMap, Event, Lease, Namespace, Node, Secret};
+use crate::kinds::core::{ConfigMap, Event, Lease, Namespace, Node, Secret, ServiceAccount};
 use crate::validate::FieldError;
 
 /// Label by which namespaces are selected by name.
@@ -50,6 +50,11 @@ pub(crate) fn secret(object: Value) -> Result<Value, Vec<FieldError>> {
 /// ConfigMap: nothing.
 pub(crate) fn config_map(object: Value) -> Result<Value, Vec<FieldError>> {
     normalize::<ConfigMap>(object, |_| ())
+}
+
+/// ServiceAccount: nothing.
+pub(crate) fn service_account(object: Value) -> Result<Value, Vec<FieldError>> {
+    normalize::<ServiceAccount>(object, |_| ())
 }
 
 /// Event: nothing.

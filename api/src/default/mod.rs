@@ -8,7 +8,7 @@ mod core;
 use schemars::JsonSchema;
 use serde_json::{Value, json};
 
-pub(crate) use self::core::{config_map, event, lease, namespace, node, secret};
+pub(crate) use self::core::{config_map, event, lease, namespace, node, secret, service_account};
 use crate::kinds::{container::Container, image::Image, network::Network, volume::Volume};
 use crate::meta::Kind;
 use crate::registry::find_kind;

@@ -54,26 +54,30 @@ impl State {
             }
             Some("copy") => {
                 let from = self.pointer(operation, "from")?;
-                let value = find(&self.document, &from).ok_or_else(|| self.missing(&from))?.clone();
-                self.count(&value)?;
+                let value = find(&self.document, &from).ok_or_else(|| self.missing(&from))?;
+                bounded(value)?;
+                // Copies can double a document at every step: their sum is bounded.
+                self.copied = self.copied.saturating_add(memory_bytes(value));
+                if self.copied > MAX_COPIED_BYTES {
+                    return Err(PatchError::TooLarge(self.index));
+                }
+                let value = value.clone();
                 self.add(&path, value)
             }
             Some("test") => {
-                let found = find(&self.document, &path).ok_or_else(|| self.missing(&path))?;
-                if equal(found, &self.value(operation)?) {
+                let wanted = self.value(operation)?;
+                // What is not there is null, as for Kubernetes (evanphx/json-patch): clients ask so for fields that are to be absent.
+                let found = match find(&self.document, &path) {
+                    None if wanted.is_null() => return Ok(()),
+                    found => found.ok_or_else(|| self.missing(&path))?,
+                };
+                if equal(found, &wanted) {
                     return Ok(());
                 }
                 Err(PatchError::TestFailed { index: self.index, path: written(&path) })
             }
             _ => Err(self.malformed("has no known \"op\"")),
         }
-    }
-
-    /// Copies can double a document at every step: their sum is bounded, and their depth.
-    fn count(&mut self, value: &Value) -> Result<(), PatchError> {
-        bounded(value)?;
-        self.copied = self.copied.saturating_add(value.to_string().len());
-        if self.copied > MAX_COPIED_BYTES { Err(PatchError::TooLarge(self.index)) } else { Ok(()) }
     }
 
     fn value(&self, operation: &Value) -> Result<Value, PatchError> {
@@ -133,6 +137,31 @@ impl State {
     fn malformed(&self, text: &str) -> PatchError {
         PatchError::Malformed(format!("operation {} {text}", self.index))
     }
+}
+
+/// About the memory that a value takes; a small map is mostly empty room. Walks with a stack, and not past the bound.
+fn memory_bytes(value: &Value) -> usize {
+    const MAP_BYTES: usize = 640;
+    let (mut stack, mut sum) = (vec![value], 0);
+    while let Some(value) = stack.pop() {
+        sum += size_of::<Value>();
+        match value {
+            Value::String(text) => sum += text.len(),
+            Value::Array(items) => stack.extend(items),
+            Value::Object(fields) => {
+                sum += MAP_BYTES;
+                stack.extend(fields.iter().map(|(name, value)| {
+                    sum += size_of::<String>() + name.len();
+                    value
+                }));
+            }
+            Value::Null | Value::Bool(_) | Value::Number(_) => {}
+        }
+        if sum > MAX_COPIED_BYTES {
+            break;
+        }
+    }
+    sum
 }
 
 fn written(path: &[String]) -> String {
@@ -196,6 +225,7 @@ mod tests {
             (json!({"a": 1}), json!([{"op": "add", "path": "/b", "value": 2}]), json!({"a": 1, "b": 2})),
             (json!({"a": [1, 3]}), json!([{"op": "add", "path": "/a/1", "value": 2}]), json!({"a": [1, 2, 3]})),
             (json!({"a": [1]}), json!([{"op": "add", "path": "/a/-", "value": 2}]), json!({"a": [1, 2]})),
+            (json!({}), json!([{"op": "test", "path": "/a/b", "value": null}, {"op": "add", "path": "/a", "value": 1}]), json!({"a": 1})),
             (json!({"a": 1, "b": 2}), json!([{"op": "remove", "path": "/a"}]), json!({"b": 2})),
             (json!({"a": 1}), json!([{"op": "replace", "path": "/a", "value": null}]), json!({"a": null})),
             (json!({"a": {"b": 1}}), json!([{"op": "move", "from": "/a/b", "path": "/c"}]), json!({"a": {}, "c": 1})),

@@ -20,7 +20,7 @@ pub fn kinds() -> &'static [KindInfo] {
     static KINDS: LazyLock<Vec<KindInfo>> = LazyLock::new(|| {
         let mut kinds: Vec<KindInfo> = ROWS.iter().map(KindInfo::from).collect();
         // After core and leases: of two kinds with one name, clients take the first.
-        kinds.insert(6, custom::kind());
+        kinds.insert(7, custom::kind());
         kinds
     });
     &KINDS
@@ -108,22 +108,47 @@ const EXEC: Subresource = Subresource { name: "exec", verbs: &["create", "get"],
 const EVICTION: Subresource = Subresource { name: "eviction", verbs: &["create"], kind: Some(("policy", "v1", "Eviction")) };
 const FINALIZE: Subresource = Subresource { name: "finalize", verbs: &["update"], kind: None };
 
+/// There is no load balancer yet, so there are no Services either; tools ask for them all the same.
+static SERVICES: View = View {
+    of: "containers",
+    // No Container has it.
+    exists: "view.service",
+    fields: &[],
+    index: |_| Vec::new(),
+    render: Value::clone,
+    read_only: "there are no services; publish a container's ports with container.spec.ports",
+};
+
+fn service_schema() -> &'static Value {
+    static SCHEMA: OnceLock<Value> = OnceLock::new();
+    SCHEMA.get_or_init(|| {
+        let what = "Service is listed for tools that ask for it, and always empty: containers publish their ports themselves.";
+        view_schema("Service", what, ["See container.spec.ports."; 2])
+    })
+}
+
+/// A kind whose objects are only shown: what is in them is described elsewhere.
+fn view_schema(kind: &str, description: &str, [spec, status]: [&str; 2]) -> Value {
+    let part =
+        |description: &str| serde_json::json!({"type": "object", "description": description, "x-kubernetes-preserve-unknown-fields": true});
+    let text = |description: String| serde_json::json!({"type": "string", "description": description});
+    serde_json::json!({"type": "object", "description": description, "properties": {
+        "apiVersion": text("v1.".to_owned()), "kind": text(format!("{kind}.")), "metadata": part("Standard object's metadata."),
+        "spec": part(spec), "status": part(status),
+    }})
+}
+
 /// Pods have Kubernetes' schema, far too large to be carried for a view; what is shown of them is said by the Container's.
 fn pod_schema() -> &'static Value {
     static SCHEMA: OnceLock<Value> = OnceLock::new();
     SCHEMA.get_or_init(|| {
-        let part = |description: &str| serde_json::json!({"type": "object", "description": description, "x-kubernetes-preserve-unknown-fields": true});
-        serde_json::json!({"type": "object", "description": "Pod is a read-only view of the Container of the same name, for tools that know only Pods.",
-            "properties": {
-                "apiVersion": {"type": "string", "description": "v1."}, "kind": {"type": "string", "description": "Pod."},
-                "metadata": part("Standard object's metadata."),
-                "spec": part("What the Container wishes, in a Pod's words; its one container is called main. See container.spec."),
-                "status": part("What the Container is, in a Pod's words. See container.status."),
-            }})
+        let what = "Pod is a read-only view of the Container of the same name, for tools that know only Pods.";
+        let spec = "What the Container wishes, in a Pod's words; its one container is called main. See container.spec.";
+        view_schema("Pod", what, [spec, "What the Container is, in a Pod's words. See container.status."])
     })
 }
 
-static ROWS: [Row; 11] = [
+static ROWS: [Row; 13] = [
     kind!(
         core::Namespace, CORE, ("Namespace", "namespaces", "namespace", &["ns"]),
         namespaced: false,
@@ -177,6 +202,19 @@ static ROWS: [Row; 11] = [
         validate: validate::config_map,
     ),
     kind!(
+        core::ServiceAccount, CORE, ("ServiceAccount", "serviceaccounts", "serviceaccount", &["sa"]),
+        namespaced: true,
+        categories: &[],
+        has_status: false,
+        subresources: &[],
+        ours: false,
+        label_names: false,
+        columns: columns::SERVICE_ACCOUNT,
+        selectable: &[],
+        normalize: default::service_account,
+        validate: validate::service_account,
+    ),
+    kind!(
         core::Event, CORE, ("Event", "events", "event", &["ev"]),
         namespaced: true,
         categories: &[],
@@ -217,6 +255,22 @@ static ROWS: [Row; 11] = [
         validate: |_, _| Vec::new(),
         schema: pod_schema,
         view: Some(&pod::VIEW),
+    },
+    Row {
+        api: CORE,
+        names: ("Service", "services", "service", &["svc"]),
+        categories: &[],
+        namespaced: true,
+        has_status: false,
+        subresources: &[],
+        ours: false,
+        label_names: true,
+        columns: columns::SERVICE,
+        selectable: &[],
+        normalize: Ok,
+        validate: |_, _| Vec::new(),
+        schema: service_schema,
+        view: Some(&SERVICES),
     },
     kind!(
         image::Image, OURS, ("Image", "images", "image", &["img"]),

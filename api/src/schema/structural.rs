@@ -46,12 +46,15 @@ const MERGE_TYPES: &[MergeType] = &[
     ("Node", "status.runtimeHandlers", &[ATOMIC]),
     ("Node", "status.volumesAttached", &[ATOMIC]),
     ("Node", "status.volumesInUse", &[ATOMIC]),
+    ("ServiceAccount", "secrets", &[LIST_MAP, BY_NAME, MERGE, ("x-kubernetes-patch-merge-key", "name")]),
+    ("ServiceAccount", "imagePullSecrets", &[ATOMIC]),
     ("Event", "involvedObject", &[("x-kubernetes-map-type", "atomic")]),
     ("Event", "related", &[("x-kubernetes-map-type", "atomic")]),
 ];
 const LIST_MAP: (&str, &str) = ("x-kubernetes-list-type", "map");
 const ATOMIC: (&str, &str) = ("x-kubernetes-list-type", "atomic");
 const BY_TYPE: (&str, &str) = ("x-kubernetes-list-map-keys", "type");
+const BY_NAME: (&str, &str) = ("x-kubernetes-list-map-keys", "name");
 const MERGE: (&str, &str) = ("x-kubernetes-patch-strategy", "merge");
 const KEY_TYPE: (&str, &str) = ("x-kubernetes-patch-merge-key", "type");
 

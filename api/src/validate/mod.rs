@@ -179,6 +179,9 @@ pub(crate) fn namespace(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
 pub(crate) fn node(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     plain(new, old, false)
 }
+pub(crate) fn service_account(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    plain(new, old, false)
+}
 pub(crate) fn event(new: &Value, old: Option<&Value>) -> Vec<FieldError> {
     plain(new, old, false)
 }

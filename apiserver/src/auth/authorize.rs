@@ -76,11 +76,24 @@ impl Authorizer for FixedAuthorizer {
 }
 
 fn is_public(identity: &Identity, attributes: &Attributes<'_>) -> bool {
+    if asks_about_itself(attributes) {
+        return !identity.is_anonymous();
+    }
     if !attributes.resource.is_empty() || attributes.verb != "get" {
         return false;
     }
     let below = |root: &str| attributes.path.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
     PUBLIC_PATHS.iter().any(|path| below(path)) || (!identity.is_anonymous() && DISCOVERY_PATHS.iter().any(|path| below(path)))
+}
+
+/// Who one is and what one may: `kubectl auth whoami`, `kubectl auth can-i`.
+fn asks_about_itself(attributes: &Attributes<'_>) -> bool {
+    let reviews = match attributes.group {
+        "authentication.k8s.io" => ["selfsubjectreviews"].as_slice(),
+        "authorization.k8s.io" => &["selfsubjectaccessreviews", "selfsubjectrulesreviews"],
+        _ => return false,
+    };
+    attributes.verb == "create" && attributes.subresource.is_empty() && reviews.contains(&attributes.resource)
 }
 
 fn reads(verb: &str) -> bool {
@@ -103,7 +116,7 @@ fn controllers_may(attributes: &Attributes<'_>) -> bool {
         (OURS, "containers" | "images" | "volumes" | "networks", "status") => reads(verb) || writes(verb),
         ("coordination.k8s.io", "leases", "") | ("events.k8s.io" | "", "events", "") => tends || verb == "create",
         ("", "secrets" | "configmaps" | "nodes", "") => tends,
-        ("", "namespaces", "") => tends || verb == "create",
+        ("", "namespaces" | "serviceaccounts", "") => tends || verb == "create",
         ("", "namespaces", "status" | "finalize") => reads(verb) || writes(verb),
         // Kinds that were added at run time: they go with their owners and their namespace, as others do.
         (custom::GROUP, custom::PLURAL, "") => tends,
@@ -164,6 +177,8 @@ mod tests {
             assert!(!may(identity, "get", "/readyzz"));
         }
         assert!(may(&known, "get", "/apis/gantry.dev/v1") && !may(&anonymous, "get", "/apis"));
+        let review = "authorization.k8s.io selfsubjectaccessreviews";
+        assert!(may(&known, "create", review) && !may(&anonymous, "create", review) && !may(&known, "list", review));
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::body::{self, Decoded};
 use super::dispatch::Target;
 use super::error::ApiError;
-use super::options::WriteOptions;
+use super::options::{WriteOptions, dry_run};
 use super::render;
 use super::write::{Written, modify};
 use crate::strategy::Part;
@@ -30,7 +30,8 @@ pub(super) async fn bind(target: &Target, name: &str, body: Body) -> Result<Resp
         Some(Value::Null) => String::new(),
         _ => return Err(ApiError::bad_request("nodeName: the name of a node is required; an empty one takes the binding back")),
     };
-    let mut written = write(target, name, &node, |_| Ok(())).await?;
+    let options = WriteOptions::parse("CreateOptions", &target.params, &target.headers)?;
+    let mut written = write(target, name, &node, &options, |_| Ok(())).await?;
     written.created = true;
     written.respond(target)
 }
@@ -43,6 +44,9 @@ pub(super) async fn evict(target: &Target, name: &str, body: Body) -> Result<Res
     let bytes = body::read(body).await?;
     let eviction = if bytes.is_empty() { json!({}) } else { body::decode(&target.headers, &bytes)?.value };
     let wanted = eviction.pointer("/deleteOptions/preconditions/uid").and_then(Value::as_str).unwrap_or_default().to_owned();
+    let mut options = WriteOptions::parse("CreateOptions", &target.params, &target.headers)?;
+    let dry = eviction.pointer("/deleteOptions/dryRun").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
+    options.dry_run |= dry_run("DeleteOptions", dry)?;
     let (Some(view), Some(kind)) = (target.kind.view, find_resource(GROUP, VERSION, "containers")) else {
         return Err(ApiError::no_such_resource());
     };
@@ -57,17 +61,22 @@ pub(super) async fn evict(target: &Target, name: &str, body: Body) -> Result<Res
         }
         Ok(())
     };
-    write(&target.with_kind(kind), name, "", check).await?;
+    write(&target.with_kind(kind), name, "", &options, check).await?;
     let status = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(render::json(StatusCode::CREATED, status.to_string()))
 }
 
 /// Binds, if `check` has nothing against the present state.
-async fn write(target: &Target, name: &str, node: &str, check: impl Fn(&Value) -> Result<(), ApiError>) -> Result<Written, ApiError> {
-    let options = WriteOptions::parse("CreateOptions", &target.params, &target.headers)?;
+async fn write(
+    target: &Target,
+    name: &str,
+    node: &str,
+    options: &WriteOptions,
+    check: impl Fn(&Value) -> Result<(), ApiError>,
+) -> Result<Written, ApiError> {
     let now = Time(target.server.now());
     let uid = uuid::Builder::from_random_bytes((target.server.random)().to_be_bytes()).into_uuid().to_string();
-    modify(target, name, Part::Binding, &options, |old| {
+    modify(target, name, Part::Binding, options, |old| {
         check(old)?;
         bound(target, name, old, (node, &uid), &now).map(|value| Decoded { value, duplicates: Vec::new() })
     })

@@ -1,5 +1,6 @@
 //! Request bodies: read within bounds, decoded from JSON, YAML or (for a few kinds) protobuf.
 
+use std::thread;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -19,6 +20,8 @@ pub const MAX_BODY_BYTES: usize = 3 * 1024 * 1024;
 const BODY_PATIENCE: Duration = Duration::from_secs(30);
 /// Duplicate fields that are reported; more do not help anybody.
 const MAX_DUPLICATES: usize = 32;
+/// Room for 128 levels of YAML: an unoptimised build takes 25 KiB each. Only what is used of it becomes memory.
+const YAML_STACK_BYTES: usize = 8 << 20;
 /// What bodies may be.
 pub(crate) const BODY_TYPES: &str = "application/json, application/yaml";
 
@@ -76,7 +79,8 @@ pub(crate) fn json(bytes: &[u8]) -> Result<Decoded, ApiError> {
     Ok(Decoded { value, duplicates })
 }
 
-/// Decodes one YAML document, within a budget for aliases, depth and nodes.
+/// Decodes one YAML document, within a budget for aliases, depth and nodes. On a thread of its own: the parser recurses, with frames so
+/// large that a document within the budget overflows the stack of a runtime's thread, which ends the whole process.
 pub(crate) fn yaml(bytes: &[u8]) -> Result<Decoded, ApiError> {
     let text = std::str::from_utf8(bytes).map_err(|_| ApiError::bad_request("the body is not valid YAML: it is not UTF-8"))?;
     // Much of what is called YAML is JSON, which a JSON parser reads more exactly.
@@ -85,13 +89,27 @@ pub(crate) fn yaml(bytes: &[u8]) -> Result<Decoded, ApiError> {
     {
         return Ok(decoded);
     }
+    let parser = thread::Builder::new().name("yaml".to_owned()).stack_size(YAML_STACK_BYTES);
+    thread::scope(|scope| {
+        let parsing = parser.spawn_scoped(scope, || yaml_document(text)).map_err(|error| {
+            tracing::error!(%error, "start a thread to read YAML");
+            ApiError::unavailable("the server has no thread to read YAML with; send JSON, or try again")
+        })?;
+        parsing.join().unwrap_or_else(|_panicked| Err(ApiError::bad_request("the body is not valid YAML")))
+    })
+}
+
+fn yaml_document(text: &str) -> Result<Decoded, ApiError> {
     let options = serde_saphyr::options! {
         // Both are seen; whether that is refused is for `fieldValidation` to say.
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
         strict_booleans: true,
         legacy_octal_numbers: true,
+        // Aliases save writing the same few fields again; what grows by them without end is cut short early.
+        alias_limits: serde_saphyr::alias_limits! { max_total_replayed_events: 10_000 },
         budget: serde_saphyr::budget! {
-            max_depth: 128,
+            // As many as the JSON parser reads: what is stored must be read again.
+            max_depth: 127,
             max_nodes: 250_000,
             max_events: 1_000_000,
             max_total_scalar_bytes: MAX_BODY_BYTES,
@@ -134,8 +152,9 @@ impl<'de> Visitor<'de> for Tracked<'_> {
     fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
         Ok(value.into())
     }
-    fn visit_f64<E>(self, value: f64) -> Result<Value, E> {
-        Ok(value.into())
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        // JSON has none of YAML's others; they would become null, as if the field were not there.
+        if value.is_finite() { Ok(value.into()) } else { Err(E::custom("a number must be finite")) }
     }
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
         Ok(value.into())
@@ -166,5 +185,26 @@ impl<'de> Visitor<'de> for Tracked<'_> {
             fields.insert(name, value);
         }
         Ok(fields.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deep_documents_are_read_or_refused_on_a_small_stack() {
+        let block = |depth: usize| (0..depth).map(|n| format!("{}a:\n", " ".repeat(n))).collect::<String>() + &" ".repeat(depth) + "b";
+        let flow = |depth: usize| "{a: ".repeat(depth) + "1" + &"}".repeat(depth);
+        let objects = |depth: usize| "{\"a\":".repeat(depth) + "1" + &"}".repeat(depth);
+        let judge = move || {
+            for depth in [100, 127, 128, 200, 600, 5_000] {
+                let read = depth < 128;
+                assert_eq!(yaml(block(depth).as_bytes()).is_ok(), read, "block {depth}");
+                assert_eq!(yaml(flow(depth).as_bytes()).is_ok(), read, "flow {depth}");
+                assert_eq!(json(objects(depth).as_bytes()).is_ok(), read, "JSON {depth}");
+            }
+        };
+        thread::Builder::new().stack_size(1 << 20).spawn(judge).unwrap().join().unwrap();
     }
 }

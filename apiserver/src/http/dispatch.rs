@@ -14,8 +14,8 @@ use super::params::Params;
 use super::render::{IncludeObject, View};
 use super::route::{self, ResourcePath, Route};
 use super::{
-    AppState, apply_request, backup, binding, content, create, delete, delete_collection, get, health, list, metrics, negotiate, patch,
-    render, reviews, scale, update, watch,
+    AppState, apply_request, backup, binding, content, create, delete, delete_collection, get, health, list, metrics, negotiate,
+    node_lease, patch, render, reviews, scale, update, watch,
 };
 use crate::admission::check_read;
 use crate::auth::{Attributes, Decision, Identity};
@@ -219,7 +219,7 @@ async fn resource(
         Some(is_write) => Some(server.flow.enter(&identity, &parts.headers, is_write).await?),
         None => None,
     };
-    if let Some(response) = virtual_resource(&server, &identity, &path, &params, &parts) {
+    if let Some(response) = virtual_resource(&path, &parts) {
         return response.answer(&server, &identity, params, parts.headers, body).await;
     }
     let kind = server.kinds.find_resource(&path.group, &path.version, &path.plural).ok_or_else(ApiError::no_such_resource)?;
@@ -233,6 +233,9 @@ async fn resource(
         && !matches!(verb, "get" | "list" | "watch")
     {
         return Err(ApiError::method_not_allowed(view.read_only));
+    }
+    if node_lease::is_meant(&target) {
+        return node_lease::answer(&target, verb);
     }
     if matches!(verb, "get" | "list" | "watch") {
         let named = (target.namespace(), target.path.name.as_deref());
@@ -334,7 +337,6 @@ enum Virtual {
     ApplyRequest,
     ContentArchive(String),
     Review(&'static str),
-    Services(bool),
 }
 
 impl Virtual {
@@ -350,20 +352,19 @@ impl Virtual {
             Self::ApplyRequest => apply_request::apply(server, identity, &params, &headers, body).await,
             Self::ContentArchive(namespace) => content::import_archive(server, &namespace, body).await,
             Self::Review(kind) => reviews::review(server, identity, kind, &headers, body).await,
-            Self::Services(watch) => Ok(reviews::services(server, watch)),
         }
     }
 }
 
 /// The virtual resource of a request, if it is about one.
-fn virtual_resource(_server: &AppState, _identity: &Identity, path: &ResourcePath, params: &Params, parts: &Parts) -> Option<Virtual> {
+fn virtual_resource(path: &ResourcePath, parts: &Parts) -> Option<Virtual> {
     let post = parts.method == Method::POST;
     match (path.group.as_str(), path.version.as_str(), path.plural.as_str(), path.name.as_deref()) {
         ("gantry.dev", "v1", "applyrequests", None) if post => Some(Virtual::ApplyRequest),
         ("gantry.dev", "v1", "content", Some("archives")) if post => path.namespace.clone().map(Virtual::ContentArchive),
         ("authorization.k8s.io", "v1", "selfsubjectaccessreviews", None) if post => Some(Virtual::Review("SelfSubjectAccessReview")),
+        ("authorization.k8s.io", "v1", "selfsubjectrulesreviews", None) if post => Some(Virtual::Review("SelfSubjectRulesReview")),
         ("authentication.k8s.io", "v1", "selfsubjectreviews", None) if post => Some(Virtual::Review("SelfSubjectReview")),
-        ("", "v1", "services", None) if parts.method == Method::GET => Some(Virtual::Services(params.flag("watch"))),
         _ => None,
     }
 }

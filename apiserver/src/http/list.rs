@@ -9,6 +9,7 @@ use futures_util::stream;
 use gantry_api::validate::FieldErrorReason;
 use serde_json::{Value, json};
 
+use super::compress::compress;
 use super::dispatch::Target;
 use super::error::ApiError;
 use super::negotiate::Form;
@@ -41,7 +42,9 @@ pub(super) async fn list(target: &Target) -> Result<Response<Body>, ApiError> {
             metadata["remainingItemCount"] = remaining.into();
         }
     }
-    Ok(render::json(StatusCode::OK, items(view, &metadata, page.entries.into_iter().map(|entry| entry.bytes.clone()).collect())))
+    let objects: Vec<Bytes> = page.entries.into_iter().map(|entry| entry.bytes.clone()).collect();
+    let bytes = objects.iter().map(Bytes::len).sum();
+    Ok(compress(&target.headers, bytes, render::json(StatusCode::OK, items(view, &metadata, objects))))
 }
 
 async fn read(target: &Target, selection: &Selection) -> Result<ListPage, ApiError> {

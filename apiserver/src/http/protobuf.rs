@@ -5,6 +5,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use super::body::BODY_TYPES;
@@ -73,23 +74,28 @@ impl<'a> Message<'a> {
         while let Some((number, wire)) = self.next()? {
             match wire {
                 Wire::Bytes(bytes) => fields.push((number, bytes)),
-                // A varint of the messages read here is never wanted but for `immutable`, which its reader looks up itself.
+                // The few numbers that are wanted are looked up by [`Message::number`].
                 Wire::Varint(_) => {}
             }
         }
         Ok(fields)
     }
 
-    fn flag(mut self, wanted: u64) -> Result<bool, Malformed> {
-        let mut value = false;
+    /// The last value of a number or truth value; `None` when it is not there.
+    fn number(mut self, wanted: u64) -> Result<Option<u64>, Malformed> {
+        let mut value = None;
         while let Some((number, wire)) = self.next()? {
             if let Wire::Varint(n) = wire
                 && number == wanted
             {
-                value = n != 0;
+                value = Some(n);
             }
         }
         Ok(value)
+    }
+
+    fn flag(self, wanted: u64) -> Result<bool, Malformed> {
+        Ok(self.number(wanted)?.is_some_and(|value| value != 0))
     }
 }
 
@@ -145,6 +151,8 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Value, ApiError> {
         ("v1", "Namespace") => generic(raw, &[])?,
         ("v1", "ConfigMap") => config_map(raw)?,
         ("v1", "Secret") => secret(raw)?,
+        ("v1", "ServiceAccount") => service_account(raw)?,
+        ("coordination.k8s.io/v1", "Lease") => lease(raw)?,
         // Options carry nothing that kubectl sets in this form but what the query says too.
         ("v1" | "meta.k8s.io/v1", "DeleteOptions") => Map::new(),
         ("authorization.k8s.io/v1", "SelfSubjectAccessReview") => access_review(raw)?,
@@ -204,7 +212,76 @@ fn secret(raw: &[u8]) -> Result<Map<String, Value>, Malformed> {
     Ok(object)
 }
 
-/// Empty strings and zero times are written out; they mean absent.
+fn service_account(raw: &[u8]) -> Result<Map<String, Value>, Malformed> {
+    let mut object = generic(raw, &[])?;
+    for (number, bytes) in Message(raw).fields()? {
+        match number {
+            2 => push(&mut object, "secrets", strings(bytes, &OBJECT_REFERENCE)?),
+            3 => push(&mut object, "imagePullSecrets", strings(bytes, &[(1, "name")])?),
+            _ => {}
+        }
+    }
+    if let Some(mounts) = Message(raw).number(4)? {
+        object.insert("automountServiceAccountToken".into(), (mounts != 0).into());
+    }
+    Ok(object)
+}
+
+const OBJECT_REFERENCE: [(u64, &str); 7] =
+    [(1, "kind"), (2, "namespace"), (3, "name"), (4, "uid"), (5, "apiVersion"), (6, "resourceVersion"), (7, "fieldPath")];
+
+/// What programs elect their leaders by.
+fn lease(raw: &[u8]) -> Result<Map<String, Value>, Malformed> {
+    let mut object = generic(raw, &[])?;
+    let bytes = spec_of(raw)?;
+    let Value::Object(mut spec) = strings(bytes, &[(1, "holderIdentity"), (6, "strategy"), (7, "preferredHolder")])? else {
+        return Err(Malformed);
+    };
+    for (number, name) in [(2, "leaseDurationSeconds"), (5, "leaseTransitions")] {
+        if let Some(value) = Message(bytes).number(number)? {
+            spec.insert(name.into(), i32::try_from(value).map_err(|_| Malformed)?.into());
+        }
+    }
+    for (number, bytes) in Message(bytes).fields()? {
+        let name = match number {
+            3 => "acquireTime",
+            4 => "renewTime",
+            _ => continue,
+        };
+        if let Some(time) = time(bytes)? {
+            spec.insert(name.into(), time.strftime("%Y-%m-%dT%H:%M:%S.%6fZ").to_string().into());
+        }
+    }
+    object.insert("spec".into(), spec.into());
+    Ok(object)
+}
+
+/// `{1: seconds, 2: nanoseconds}` since 1970; the zero time of Go, which means none, lies long before that and comes as an empty message.
+fn time(bytes: &[u8]) -> Result<Option<Timestamp>, Malformed> {
+    let Some(seconds) = Message(bytes).number(1)? else { return Ok(None) };
+    let nanoseconds = Message(bytes).number(2)?.unwrap_or_default();
+    let seconds = i64::try_from(seconds).map_err(|_| Malformed)?;
+    Timestamp::new(seconds, i32::try_from(nanoseconds).map_err(|_| Malformed)?).map(Some).map_err(|_| Malformed)
+}
+
+fn push(object: &mut Map<String, Value>, name: &str, item: Value) {
+    if let Some(list) = object.entry(name).or_insert_with(|| json!([])).as_array_mut() {
+        list.push(item);
+    }
+}
+
+/// `metav1.OwnerReference`.
+fn owner(bytes: &[u8]) -> Result<Value, Malformed> {
+    let mut owner = strings(bytes, &[(1, "kind"), (3, "name"), (4, "uid"), (5, "apiVersion")])?;
+    for (number, name) in [(6, "controller"), (7, "blockOwnerDeletion")] {
+        if let Some(value) = Message(bytes).number(number)? {
+            owner[name] = (value != 0).into();
+        }
+    }
+    Ok(owner)
+}
+
+/// Empty strings and zero times are written out; they mean absent. What the server sets itself is left out.
 fn metadata(bytes: &[u8]) -> Result<Value, Malformed> {
     let mut metadata = Map::new();
     for (number, bytes) in Message(bytes).fields()? {
@@ -212,6 +289,16 @@ fn metadata(bytes: &[u8]) -> Result<Value, Malformed> {
             1 => "name",
             2 => "generateName",
             3 => "namespace",
+            5 => "uid",
+            6 => "resourceVersion",
+            13 => {
+                push(&mut metadata, "ownerReferences", owner(bytes)?);
+                continue;
+            }
+            14 => {
+                push(&mut metadata, "finalizers", string(bytes)?);
+                continue;
+            }
             11 => "labels",
             12 => "annotations",
             _ => continue,

@@ -1,4 +1,4 @@
-//! Questions about the caller itself, and collections that are always empty.
+//! Questions about the caller itself.
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Response, StatusCode};
@@ -9,8 +9,9 @@ use super::body;
 use super::error::ApiError;
 use super::render;
 use crate::auth::{Attributes, Identity};
+use crate::discovery::{ResourceVerbs, resource_verbs};
 
-/// `kubectl auth can-i`, `kubectl auth whoami`.
+/// `kubectl auth can-i`, `kubectl auth can-i --list`, `kubectl auth whoami`.
 pub(super) async fn review(
     server: &AppState,
     identity: &Identity,
@@ -23,10 +24,11 @@ pub(super) async fn review(
     if !review.is_object() {
         return Err(ApiError::bad_request(format!("the body is not a {kind} object")));
     }
-    let status = if kind == "SelfSubjectReview" {
-        json!({"userInfo": {"username": identity.user, "groups": identity.groups}})
-    } else {
-        json!({"allowed": is_allowed(server, identity, review.get("spec").unwrap_or(&Value::Null))})
+    let spec = review.get("spec").unwrap_or(&Value::Null);
+    let status = match kind {
+        "SelfSubjectReview" => json!({"userInfo": {"username": identity.user, "groups": identity.groups}}),
+        "SelfSubjectRulesReview" => rules(server, identity, spec.get("namespace").and_then(Value::as_str).unwrap_or_default()),
+        _ => json!({"allowed": is_allowed(server, identity, spec)}),
     };
     crate::strategy::object::set_field(&mut review, "kind", Some(kind.into()));
     crate::strategy::object::set_field(&mut review, "status", Some(status));
@@ -52,12 +54,31 @@ fn is_allowed(server: &AppState, identity: &Identity, spec: &Value) -> bool {
     server.authorizer.authorize(identity, &attributes).is_allowed()
 }
 
-/// There is no load balancer yet, so no Service either; `kubectl cluster-info` asks for them. A watch of them ends at once.
-pub(super) fn services(server: &AppState, watch: bool) -> Response<Body> {
-    if watch {
-        return render::json(StatusCode::OK, Body::empty());
+/// Paths that a rules review asks about: those that name no resource.
+const PATHS: [&str; 10] = ["/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/metrics", "/openapi/*", "/readyz", "/version"];
+
+/// Everything that the caller may do, found by asking the authorizer about each verb of each resource. Rules about single objects are
+/// not found so: then the answer says that it is incomplete.
+fn rules(server: &AppState, identity: &Identity, namespace: &str) -> Value {
+    let may = |attributes: Attributes<'_>| server.authorizer.authorize(identity, &attributes).is_allowed();
+    if may(Attributes { verb: "*", group: "*", resource: "*", namespace, ..Attributes::default() }) {
+        let everything = json!([{"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}]);
+        return json!({"resourceRules": everything, "nonResourceRules": [{"verbs": ["*"], "nonResourceURLs": ["*"]}], "incomplete": false});
     }
-    let revision = server.cache.revision().to_string();
-    let list = json!({"kind": "ServiceList", "apiVersion": "v1", "metadata": {"resourceVersion": revision}, "items": []});
-    render::json(StatusCode::OK, list.to_string())
+    let table = server.kinds.table();
+    let rule = |ResourceVerbs { group, plural, subresource, verbs }: ResourceVerbs<'_>| {
+        let allowed: Vec<&str> = verbs
+            .into_iter()
+            .filter(|verb| may(Attributes { verb, group, resource: plural, subresource, namespace, ..Attributes::default() }))
+            .collect();
+        let name = if subresource.is_empty() { plural.to_owned() } else { format!("{plural}/{subresource}") };
+        (!allowed.is_empty()).then(|| json!({"verbs": allowed, "apiGroups": [group], "resources": [name]}))
+    };
+    let resources: Vec<Value> = resource_verbs(&table).into_iter().filter_map(rule).collect();
+    let paths: Vec<&str> = PATHS
+        .into_iter()
+        .filter(|path| may(Attributes { verb: "get", path: path.trim_end_matches("/*"), ..Attributes::default() }))
+        .collect();
+    let paths = if paths.is_empty() { json!([]) } else { json!([{"verbs": ["get"], "nonResourceURLs": paths}]) };
+    json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": identity.is_of_the_engine()})
 }

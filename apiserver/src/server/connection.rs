@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tower::ServiceExt as _;
 
 use super::Stopping;
+use super::opening::Opening;
 use crate::auth::{Identity, Peer, authenticate};
 
 /// A client that takes longer to send its headers is cut off.
@@ -118,7 +119,8 @@ impl Serving {
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE_ANSWER)
             .max_concurrent_streams(STREAMS);
-        let mut connection = std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(stream), service));
+        let mut connection =
+            std::pin::pin!(builder.serve_connection_with_upgrades(TokioIo::new(Opening::new(stream, HEADER_READ)), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
             () = self.stop.cancelled() => {

@@ -10,6 +10,7 @@
 
 mod connection;
 mod listen;
+mod opening;
 pub mod pki;
 
 use std::io;

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use gantry_api::kinds::core::{ConfigMap, Lease, Namespace, Node, Secret};
+use gantry_api::kinds::core::{ConfigMap, Lease, Namespace, Node, Secret, ServiceAccount};
 use gantry_api::{Container, Image, Kind, Network, ObjectKey, ObjectMeta, Volume};
 use gantry_client::{Client, ClientError, DeleteParams, Informer, ListParams, Patch, WriteParams};
 use serde_json::Value;
@@ -86,6 +86,7 @@ pub(crate) fn accesses(context: &Context) -> Accesses {
         of::<Network>(client, &informers.networks),
         of::<Node>(client, &informers.nodes),
         of::<Partial<Secret>>(client, &informers.secrets),
+        of::<Partial<ServiceAccount>>(client, &informers.service_accounts),
         of::<Volume>(client, &informers.volumes),
         of::<Definition>(client, &informers.definitions),
     ];

@@ -38,6 +38,7 @@ pub(crate) const INFO: ControllerInfo = ControllerInfo {
         "Network",
         "Node",
         "Secret",
+        "ServiceAccount",
         "Volume",
         "every kind that is added at run time",
     ],

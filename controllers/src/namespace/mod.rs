@@ -27,6 +27,7 @@ pub(crate) const INFO: ControllerInfo = ControllerInfo {
         "Lease",
         "Network",
         "Secret",
+        "ServiceAccount",
         "Volume",
         "every kind that is added at run time",
     ],

@@ -2,7 +2,7 @@
 
 use std::marker::PhantomData;
 
-use gantry_api::kinds::core::{ConfigMap, Lease, Namespace, Node, Secret};
+use gantry_api::kinds::core::{ConfigMap, Lease, Namespace, Node, Secret, ServiceAccount};
 use gantry_api::{Container, Image, Kind, Network, ObjectMeta, Volume};
 use gantry_client::{Api, Client, Informer, ListParams};
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,7 @@ pub(crate) struct Informers {
     pub(crate) config_maps: Informer<Partial<ConfigMap>>,
     pub(crate) leases: Informer<Partial<Lease>>,
     pub(crate) definitions: Informer<Definition>,
+    pub(crate) service_accounts: Informer<Partial<ServiceAccount>>,
 }
 
 impl Informers {
@@ -71,6 +72,7 @@ impl Informers {
             config_maps: follow(client, stop),
             leases: follow(client, stop),
             definitions: follow(client, stop),
+            service_accounts: follow(client, stop),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The real router over the store in memory, by HTTP requests.
 
 mod applying;
+mod clients;
 mod components;
 mod custom;
 mod documents;

@@ -65,6 +65,9 @@ async fn pods_are_read_only_and_can_be_evicted() {
     let path = format!("{PODS}/web/eviction");
     api.post(&path, eviction("another")).await.is(409);
     api.post(&format!("{path}?dryRun=All"), eviction(&first)).await.is(201);
+    let mut dry = eviction(&first);
+    dry["deleteOptions"]["dryRun"] = json!(["All"]);
+    api.post(&path, dry).await.is(201);
     assert_eq!(api.get(&web()).await.is(200)["status"]["nodeName"], "a");
     api.post(&path, eviction(&first)).await.is(201);
     assert_eq!(api.get(&web()).await.is(200)["status"]["formerNodeName"], "a");

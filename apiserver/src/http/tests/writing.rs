@@ -282,7 +282,8 @@ async fn protobuf_bodies_of_kubectl_create() {
         [&[number << 3 | 2, u8::try_from(bytes.len()).unwrap()][..], bytes].concat()
     }
     fn envelope(kind: &str, raw: &[u8]) -> Vec<u8> {
-        let type_meta = [field(1, b"v1"), field(2, kind.as_bytes())].concat();
+        let version: &[u8] = if kind == "Lease" { b"coordination.k8s.io/v1" } else { b"v1" };
+        let type_meta = [field(1, version), field(2, kind.as_bytes())].concat();
         [b"k8s\0".to_vec(), field(1, &type_meta), field(2, raw), field(3, b""), field(4, b"")].concat()
     }
     const PROTOBUF: (&str, &str) = ("content-type", "application/vnd.kubernetes.protobuf");
@@ -293,6 +294,22 @@ async fn protobuf_bodies_of_kubectl_create() {
     let secret = [meta.clone(), field(2, &entry), field(3, b"Opaque")].concat();
     let made = api.call("POST", "/api/v1/namespaces/n/secrets", &[PROTOBUF], envelope("Secret", &secret)).await.is(201);
     assert_eq!(made["data"], json!({"user": "Ym9i"}));
+    let owner = [field(1, b"Secret"), field(3, b"n"), field(4, b"some-uid"), field(5, b"v1"), vec![6 << 3, 1]].concat();
+    let meta = field(1, &[field(1, b"n"), field(13, &owner), field(14, b"example.com/f")].concat());
+    let account = [meta.clone(), field(2, &field(3, b"key")), field(3, &field(1, b"pull")), vec![4 << 3, 0]].concat();
+    let made = api.call("POST", "/api/v1/namespaces/n/serviceaccounts", &[PROTOBUF], envelope("ServiceAccount", &account)).await.is(201);
+    assert_eq!((&made["secrets"], &made["imagePullSecrets"]), (&json!([{"name": "key"}]), &json!([{"name": "pull"}])));
+    assert_eq!((&made["automountServiceAccountToken"], &made["metadata"]["finalizers"]), (&false.into(), &json!(["example.com/f"])));
+    let owner = json!({"kind": "Secret", "name": "n", "uid": "some-uid", "apiVersion": "v1", "controller": true});
+    assert_eq!(made["metadata"]["ownerReferences"], json!([owner]));
+    let time = [vec![1 << 3, 0x80, 0x95, 0xdc, 0xca, 0x06], vec![2 << 3, 0xc0, 0x84, 0x3d]].concat();
+    let spec = [field(1, b"me"), vec![2 << 3, 15], field(3, b""), field(4, &time), vec![5 << 3, 2]].concat();
+    let lease = [meta.clone(), field(2, &spec)].concat();
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/n/leases";
+    let made = api.call("POST", leases, &[PROTOBUF], envelope("Lease", &lease)).await.is(201);
+    let spec =
+        json!({"holderIdentity": "me", "leaseDurationSeconds": 15, "leaseTransitions": 2, "renewTime": "2026-01-02T00:00:00.001000Z"});
+    assert_eq!(made["spec"], spec);
     let map = [meta, field(2, &entry)].concat();
     let made = api.call("POST", "/api/v1/namespaces/n/configmaps", &[PROTOBUF], envelope("ConfigMap", &map)).await.is(201);
     assert_eq!(made["data"], json!({"user": "bob"}));
