@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use gantry_client::{Body, ClientError, Transport, body};
-use http::{HeaderMap, Request, Response, header};
+use http::{HeaderMap, Request, Response, StatusCode, header};
 use http_body::Body as _;
 use http_body_util::BodyExt as _;
 use serde_json::Value;
@@ -65,18 +65,19 @@ impl Told {
         Ok(Request::from_parts(head, body::full(bytes)))
     }
 
-    /// Shows the body of an answer, if it has one of a known length: a watch or a log is not waited for.
-    async fn answer(&self, answer: Response<Body>) -> Result<Response<Body>, ClientError> {
+    /// Shows the body of an answer, if it is read as a `whole`: a watch or a log is not waited for.
+    async fn answer(&self, answer: Response<Body>, whole: bool) -> Result<Response<Body>, ClientError> {
         if self.level >= HEADERS {
             headers("response", answer.headers());
         }
-        let length = answer.headers().get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<u64>().ok());
-        if self.level < BODIES || length.is_none_or(|length| length == 0 || length > BODY_LIMIT) {
+        if self.level < BODIES || !whole || answer.status() == StatusCode::SWITCHING_PROTOCOLS {
             return Ok(answer);
         }
         let (head, held) = answer.into_parts();
         let bytes = held.collect().await.map_err(|error| ClientError::transport("read the answer", error))?.to_bytes();
-        self.body("response body", &bytes);
+        if !bytes.is_empty() {
+            self.body("response body", &bytes);
+        }
         Ok(Response::from_parts(head, body::full(bytes)))
     }
 
@@ -90,6 +91,7 @@ impl Transport for Told {
     fn send(&self, request: Request<Body>) -> BoxFuture<'_, Result<Response<Body>, ClientError>> {
         Box::pin(async move {
             let what = (self.level >= LINES).then(|| format!("{} {}", request.method(), request.uri()));
+            let whole = is_whole(&request);
             let request = self.request(request).await?;
             let begun = Instant::now();
             let answer = self.in_time(request).await;
@@ -100,9 +102,15 @@ impl Transport for Told {
             let answer = answer?;
             let warnings = answer.headers().get_all(header::WARNING).iter().filter_map(|value| value.to_str().ok());
             warnings.for_each(|warning| tell(&format!("warning: {}", warning_text(warning))));
-            self.answer(answer).await
+            self.answer(answer, whole).await
         })
     }
+}
+
+/// Whether the answer is a JSON document that the client reads to its end before it goes on.
+fn is_whole(request: &Request<Body>) -> bool {
+    let accept = request.headers().get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    accept.starts_with("application/json") && !request.uri().query().is_some_and(|query| query.contains("watch=true"))
 }
 
 fn headers(of: &str, headers: &HeaderMap) {
