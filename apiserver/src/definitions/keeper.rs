@@ -1,11 +1,12 @@
 //! The task that ends definitions: the objects of one that is deleted are deleted first. It also makes selectable what a change of a
 //! definition made selectable.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use gantry_api::custom::{self, CLEANUP_FINALIZER, set_condition};
-use gantry_api::registry::{KindInfo, KindRef};
+use gantry_api::registry::KindRef;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
 
@@ -32,10 +33,11 @@ pub async fn keep(server: AppState, stop: CancellationToken) {
 
 async fn follow(server: &ApiServer) {
     let Some(kind) = definition_kind() else { return };
+    let mut indexed = BTreeMap::new();
     loop {
         // Before the look, so that no change is missed between the two.
         let Ok(definitions) = server.cache.watch(&resource(kind), Selection::default(), WatchStart::Now) else { return };
-        let looked = look(server).await;
+        let looked = look(server, &mut indexed).await;
         let left = match looked {
             Ok(left) => left,
             Err(error) => {
@@ -55,18 +57,29 @@ async fn any(mut watchers: Vec<Watcher>) {
     drop(futures_util::future::select_all(next).await);
 }
 
-/// One look at everything. Answers watches of what is waited for.
-async fn look(server: &ApiServer) -> Result<Vec<Watcher>, ApiError> {
+/// One look at everything. Answers watches of what is waited for. `indexed`: as of which revision of a definition its objects were looked
+/// at for their index.
+async fn look(server: &ApiServer, indexed: &mut BTreeMap<String, Revision>) -> Result<Vec<Watcher>, ApiError> {
     settle(server).await;
     let mut waits = Vec::new();
-    for (revision, definition) in stored(&server.cache) {
-        let kinds: Vec<Arc<KindInfo>> = custom::kinds(&definition).into_iter().map(Arc::new).collect();
-        let Some(kind) = kinds.into_iter().next().map(KindRef::Custom) else { continue };
+    let definitions = stored(&server.cache);
+    indexed.retain(|name, _| definitions.iter().any(|(_, definition)| meta_text(definition, "name") == name));
+    for (revision, definition) in definitions {
+        let name = meta_text(&definition, "name").to_owned();
+        let established = server.kinds.of_definition(&name);
         if is_terminating(&definition) && finalizers(&definition).iter().any(|finalizer| finalizer == CLEANUP_FINALIZER) {
-            waits.extend(remove(server, &kind, revision, definition).await?);
-        } else if !kind.indexed().is_empty() {
+            // One that never was established may have the objects of an earlier one.
+            let any = || custom::kinds(&definition).into_iter().next().map(|kind| KindRef::Custom(Arc::new(kind)));
+            if let Some(kind) = established.or_else(any) {
+                waits.extend(remove(server, &kind, revision, definition).await?);
+            }
+            continue;
+        }
+        let Some(kind) = established.filter(|_| indexed.get(&name) != Some(&revision)) else { continue };
+        if !kind.indexed().is_empty() {
             reindex(server, &kind).await?;
         }
+        indexed.insert(name, revision);
     }
     Ok(waits)
 }

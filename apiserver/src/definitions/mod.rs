@@ -78,6 +78,11 @@ impl Kinds {
         registry::find_kind(api_version, kind).map(KindRef::from).or_else(custom)
     }
 
+    /// The preferred version of the kind of an established definition.
+    fn of_definition(&self, name: &str) -> Option<KindRef> {
+        self.table().definitions.get(name).and_then(|(_, kinds)| kinds.first().cloned()).map(KindRef::Custom)
+    }
+
     /// One kind for each resource that objects are stored of or shown as.
     pub(crate) fn all(&self) -> Vec<KindRef> {
         let table = self.table();
