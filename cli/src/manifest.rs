@@ -15,6 +15,9 @@ use crate::session::Session;
 const FILE_LIMIT: u64 = 64 << 20;
 /// Objects in all files together.
 const OBJECT_LIMIT: usize = 10_000;
+/// Levels of nesting in a document, as many as the server reads, and the stack that the parser needs for them.
+const NESTING_LIMIT: usize = 127;
+const STACK_BYTES: usize = 8 << 20;
 /// How deep folders are descended into with `--recursive`.
 const DEPTH_LIMIT: usize = 32;
 
@@ -154,7 +157,7 @@ fn read_bounded(reader: impl std::io::Read) -> std::io::Result<String> {
 
 /// Parses the documents of one file. JSON is YAML.
 fn parse(text: &str, origin: &str, namespace: &str, manifests: &mut Vec<Manifest>) -> Result<()> {
-    let documents: Vec<Value> = serde_saphyr::from_multiple_with_options(text, yaml_options()).map_err(|error| {
+    let documents = documents(text).with_context(|| origin.to_owned())?.map_err(|error| {
         // Only the first line says what and where; the excerpt after it helps on a terminal and stays.
         anyhow::anyhow!("{origin}: {}", error.to_string().trim_end())
     })?;
@@ -173,6 +176,16 @@ fn parse(text: &str, origin: &str, namespace: &str, manifests: &mut Vec<Manifest
         }
     }
     Ok(())
+}
+
+/// On a thread of its own: the parser recurses, with frames so large that a document within the budget overflows the stack of a runtime's
+/// thread, which would end the engine that follows a folder.
+fn documents(text: &str) -> Result<Result<Vec<Value>, serde_saphyr::Error>> {
+    std::thread::scope(|scope| {
+        let parser = std::thread::Builder::new().name("yaml".to_owned()).stack_size(STACK_BYTES);
+        let parsing = parser.spawn_scoped(scope, || serde_saphyr::from_multiple_with_options(text, yaml_options()));
+        parsing.context("start a thread to read YAML")?.join().map_err(|_panicked| anyhow::anyhow!("cannot be read as YAML"))
+    })
 }
 
 fn add(mut object: Value, origin: &str, index: usize, namespace: &str, manifests: &mut Vec<Manifest>) -> Result<()> {
@@ -201,6 +214,7 @@ pub(crate) fn yaml_options() -> serde_saphyr::Options {
         strict_booleans: true,
         legacy_octal_numbers: true,
         budget: serde_saphyr::budget! {
+            max_depth: NESTING_LIMIT,
             max_events: 4_000_000,
             max_nodes: 1_000_000,
             max_documents: OBJECT_LIMIT,
@@ -217,6 +231,19 @@ mod tests {
         let mut manifests = Vec::new();
         parse(text, "x.yaml", "team", &mut manifests)?;
         Ok(manifests)
+    }
+
+    #[test]
+    fn deep_documents_are_read_or_refused_on_a_small_stack() {
+        let nested = |depth: usize| {
+            format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: a}}\ndata: {}1{}", "{a: ".repeat(depth), "}".repeat(depth))
+        };
+        let judge = move || {
+            for (depth, reads) in [(100, true), (126, true), (127, false), (5_000, false)] {
+                assert_eq!(parsed(&nested(depth)).is_ok(), reads, "{depth}");
+            }
+        };
+        std::thread::Builder::new().stack_size(1 << 20).spawn(judge).unwrap().join().unwrap();
     }
 
     #[test]
