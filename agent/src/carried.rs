@@ -7,20 +7,37 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use gantry_sys::fd::LISTENER;
+use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags, posix_spawn};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::sys::signal::SigSet;
 use nix::sys::stat::Mode;
 
+/// How often sealing is tried; each try waits by itself.
+const SEAL_ATTEMPTS: u32 = 30;
+
 /// A program in memory, unpacked and sealed: no container can write to what supervises or serves it (CVE-2019-5736).
 pub(crate) fn sealed(name: &CStr, packed: &[u8]) -> io::Result<OwnedFd> {
     let file = memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
     let mut file = fs::File::from(file);
     zstd::stream::copy_decode(packed, &mut file)?;
-    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    seal(&file)?;
     Ok(file.into())
+}
+
+/// Nobody maps the file, but the kernel itself (reclaim, migration) may hold a page of it for a moment. `F_ADD_SEALS` waits for that, up
+/// to some 150 ms, and then answers EBUSY (`memfd_wait_for_pins` in mm/memfd.c).
+fn seal(file: &fs::File) -> io::Result<()> {
+    let seals = SealFlag::F_SEAL_WRITE | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
+    for _ in 1..SEAL_ATTEMPTS {
+        match fcntl(file, FcntlArg::F_ADD_SEALS(seals)) {
+            Err(Errno::EBUSY) => {}
+            sealed => return Ok(sealed.map(drop)?),
+        }
+    }
+    fcntl(file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(())
 }
 
 /// Starts a sealed program with no environment, no signal blocked or ignored, its errors appended to `log`, and `listener` at
