@@ -57,7 +57,7 @@ pub(crate) async fn growth(host: &mut Host, out: &Path, table: &mut Table) -> an
     Ok(())
 }
 
-/// What [`write`] made, so that the next step can make it again.
+/// What [`write()`] made, so that the next step can make it again.
 async fn remove_written(client: &Client) -> anyhow::Result<()> {
     client.request_json(http::Method::DELETE, "/api/v1/namespaces/default/configmaps", None).await?;
     Ok(())
