@@ -19,7 +19,7 @@ const HOST_SUBNETS: &str = "gantry.dev/host-subnets";
 /// Makes the Node object say what this node is. Idempotent.
 ///
 /// # Errors
-/// When the API refuses or cannot be reached.
+/// When the API refuses or cannot be reached; a conflict when another wrote the Node meanwhile: call it again.
 pub async fn register(client: &Client, name: &str, host_subnets: &[Subnet], clock: &Clock) -> Result<(), ClientError> {
     let api: Api<Node> = Api::all(client);
     let subnets: Vec<String> = host_subnets.iter().map(|subnet| format!("{}/{}", subnet.address, subnet.prefix)).collect();
@@ -28,24 +28,22 @@ pub async fn register(client: &Client, name: &str, host_subnets: &[Subnet], cloc
         "labels": {"kubernetes.io/hostname": name, "kubernetes.io/os": "linux", "kubernetes.io/arch": architecture()},
         "annotations": {HOST_SUBNETS: subnets.join(",")},
     });
-    let found = match api.find(name).await? {
-        Some(found) => found,
-        None => {
-            let mut node = Node::default();
-            node.metadata.name = Some(name.to_owned());
-            match api.create(&node, &WriteParams::default()).await {
-                Ok(created) => created,
-                Err(error) if error.is_already_exists() => api.get(name).await?,
-                Err(error) => return Err(error),
-            }
+    if api.find(name).await?.is_none() {
+        let mut node = Node::default();
+        node.metadata.name = Some(name.to_owned());
+        match api.create(&node, &WriteParams::default()).await {
+            Err(error) if !error.is_already_exists() => return Err(error),
+            _ => {}
         }
-    };
-    api.patch(name, &Patch::Merge(json!({"metadata": metadata})), &WriteParams::default()).await?;
+    }
+    let found = api.patch(name, &Patch::Merge(json!({"metadata": metadata})), &WriteParams::default()).await?;
+    let version = found.metadata.resource_version.clone();
     let (ready, others): (Vec<_>, Vec<_>) =
         found.status.and_then(|status| status.conditions).unwrap_or_default().into_iter().partition(|c| c.type_ == "Ready");
     let since = ready.into_iter().find(|condition| condition.status == "True").and_then(|condition| condition.last_transition_time);
     let status = status(name, since, others, &Time(clock()));
-    api.patch_status(name, &Patch::Merge(json!({"status": status}))).await?;
+    // Tied to the version that was read: conditions are one list, and another's that came meanwhile would be lost.
+    api.patch_status(name, &Patch::Merge(json!({"metadata": {"resourceVersion": version}, "status": status}))).await?;
     Ok(())
 }
 
